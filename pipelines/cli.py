@@ -36,6 +36,7 @@ from pipelines.options import (
 )
 from pipelines.retrain.command import retrain
 from pipelines.run import RESUME, Runner
+from pipelines.status import runs, status
 from pipelines.store.command import store_app
 from pipelines.studies import ProtocolChoice
 
@@ -47,6 +48,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain brackets
 )
 
+app.command()(status)
+app.command()(runs)
 app.add_typer(store_app, name="store")
 app.add_typer(models_app, name="models")
 app.add_typer(images_app, name="images")
@@ -150,7 +153,7 @@ def predict(
     ] = None,
     images: ClusterImages = None,
     wait: Wait = False,
-    resubmit: Resubmit = 0,
+    resubmit: Resubmit = None,
     timeout: Timeout = None,
     config: OptionalConfig = None,
     set: Changes = None,
@@ -166,7 +169,12 @@ def predict(
 
     names = list_items("--experiments", experiments or [])
     request, console = PredictRequest(model, config, set or [], names, any_cell_type), console_of_terminal()
-    on_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
+    on_cluster = {
+        "--images": images,
+        "--wait": wait,
+        "--resubmit": resubmit is not None,
+        "--timeout": timeout is not None,
+    }
     refuse_elsewhere(endpoint, {"--runner": runner, "--store": store}, on_cluster)
     if endpoint is not None:
         from pipelines.cluster.submit import SubmitRequest
@@ -315,7 +323,7 @@ def submit(
     truth: TruthAddress = None,
     images: Images = "images.json",
     wait: Wait = False,
-    resubmit: Resubmit = 0,
+    resubmit: Resubmit = None,
     timeout: Timeout = None,
     out: Annotated[Path | None, typer.Option(help="with --wait: folder of the results; default: runs/KEY")] = None,
     set: Changes = None,

@@ -75,8 +75,13 @@ ClusterImages = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="follow the run, then fetch its results")]
 Resubmit = Annotated[
-    int,
-    typer.Option(metavar="N", min=0, help="how many times a failed run is submitted again; finished work is reused"),
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="with --wait: how many times a failed run is submitted again, default 3; it resumes from finished work and "
+        "checkpoints. Bad input is never tried again",
+    ),
 ]
 Timeout = Annotated[
     float | None,

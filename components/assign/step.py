@@ -34,7 +34,7 @@ from components.core.prior.plate_groups import (
 from components.core.registry.new_plates import groups_of
 from components.core.storage.arrays import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
-from components.core.storage.runs import report_failures
+from components.core.storage.task_status import report_status
 from components.core.tables import write_table
 
 TABLE = (
@@ -84,7 +84,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
             `prior.on_low_margin` is `refuse`.
     """
     manifest, held_out, content = Manifest.read(screen), Manifest.read(holdout), read_logits(logits)
-    report_failures(manifest.store, manifest.run)
+    report_status(manifest.store, manifest.run)
     vocabulary, prior = manifest.vocabulary, config.prior
     if content.classes != len(vocabulary.classes):
         raise InputError(

@@ -25,7 +25,7 @@ REPORTED_WAIT = 0.03
 """An epoch's share of time spent waiting for data is printed from this on."""
 _labels: dict[str, Any] = {}
 _silent = False
-_on_failure: Callable[[dict[str, Any]], None] | None = None
+_listener: Callable[[dict[str, Any]], None] | None = None
 
 
 def silence() -> None:
@@ -34,14 +34,15 @@ def silence() -> None:
     _silent = True
 
 
-def on_failure(report: Callable[[dict[str, Any]], None]) -> None:
-    """Sets a function that is called if the current task fails.
+def listen(listener: Callable[[dict[str, Any]], None]) -> None:
+    """Sets a function that receives the further events of the current task; it must not raise."""
+    global _listener
+    _listener = listener
 
-    Args:
-        report: called with the step and labels of the task, `kind` (input or step) and `message`; must not raise.
-    """
-    global _on_failure
-    _on_failure = report
+
+def is_silent() -> bool:
+    """Whether another process of the team reports progress."""
+    return _silent
 
 
 def labels() -> dict[str, Any]:
@@ -50,9 +51,13 @@ def labels() -> dict[str, Any]:
 
 
 def emit(event: str, **fields: Any) -> None:
-    """Appends one event with the labels of the current task; does nothing without an events file."""
+    """Appends one event with the labels of the current task to the events file, if there is one, and reports it to the listener."""
+    if _silent:
+        return
+    if _listener is not None:
+        _listener({"event": event, **_labels, **fields})
     path = os.environ.get(EVENTS_VARIABLE)
-    if not path or _silent:
+    if not path:
         return
     own = {"task": os.environ[TASK_VARIABLE]} if TASK_VARIABLE in os.environ else {}
     line = json.dumps({"event": event, "time": round(time.time(), 3), **own, **_labels, **fields}) + "\n"
@@ -107,8 +112,8 @@ def task(step: str, **labels: Any) -> Iterator[None]:
     """Emits the start, the end and a failure of a step; `labels` distinguish tasks of the same step."""
     _labels.clear()
     _labels.update(step=step, **{k: v for k, v in labels.items() if v is not None})
-    global _on_failure
-    _on_failure = None
+    global _listener
+    _listener = None
     begun = time.monotonic()
     emit("start")
     try:
@@ -123,12 +128,11 @@ def task(step: str, **labels: Any) -> Iterator[None]:
         raise
     emit("finish", seconds=round(time.monotonic() - begun, 3))
     _labels.clear()
+    _listener = None
 
 
 def _failed(kind: str, message: str) -> None:
     emit("failed", kind=kind, message=message)
-    if _on_failure is not None and not _silent:
-        _on_failure({**_labels, "kind": kind, "message": message})
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

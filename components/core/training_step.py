@@ -33,7 +33,8 @@ from components.core.storage.finished import run_once, work_key
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
-from components.core.storage.runs import record_task, report_failures
+from components.core.storage.runs import record_task
+from components.core.storage.task_status import report_status
 
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team saves the error that ended it."""
@@ -141,7 +142,7 @@ def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any)
             progress.silence()
         with progress.task(name, **labels):
             manifest = Manifest.read(Path(screen))
-            report_failures(manifest.store, manifest.run)
+            report_status(manifest.store, manifest.run)
             yield TrainingStep(name, labels, compute, team, manifest, ObjectStore(manifest.store))
 
 

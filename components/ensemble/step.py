@@ -13,7 +13,7 @@ from components.core.errors import InputError
 from components.core.files import atomic_directory
 from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
 from components.core.storage.manifest import Manifest
-from components.core.storage.runs import report_failures
+from components.core.storage.task_status import report_status
 
 
 def main(screen: str, logits: Sequence[str], averaged: str) -> None:
@@ -24,7 +24,7 @@ def main(screen: str, logits: Sequence[str], averaged: str) -> None:
     except InputError:  # `run` raises it, inside the task
         cell_type = None
     with progress.task("ensemble", cell_type=cell_type):
-        report_failures(manifest.store, manifest.run)
+        report_status(manifest.store, manifest.run)
         run(folds, Path(averaged))
 
 

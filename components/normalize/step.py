@@ -36,7 +36,8 @@ from components.core.storage.manifest import PlateRecord
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_screen
 from components.core.storage.run_records import RECIPE, PredictionRecord, RunRecord, cluster_run_key, predicting_name
-from components.core.storage.runs import read_source, read_source_screen, report_failures, write_run
+from components.core.storage.runs import read_source, read_source_screen, write_run
+from components.core.storage.task_status import report_status
 from components.normalize.config import NormalizeConfig
 
 
@@ -282,7 +283,7 @@ def main(
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
         record = _record_of(whole, lineage, source, fingerprint, predicts=bool(model))
         at = settings.store.address
-        report_failures(at, record.key if record and _is_waited_for(record) else "")
+        report_status(at, record.key if record and _is_waited_for(record) else "")
         opened = open_screen(source)
         store = ObjectStore(at)
         store.check()

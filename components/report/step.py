@@ -29,7 +29,8 @@ from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RECIPE
-from components.core.storage.runs import lineage_of, record_results, report_failures
+from components.core.storage.runs import lineage_of, record_results
+from components.core.storage.task_status import finished_steps, report_status
 from components.core.tables import write_table
 from components.image import VERSION
 from components.report.inputs import AssignOutput, json_object, read_labels, read_outputs, treatment_wells
@@ -189,9 +190,9 @@ def main(
         if RECIPE in known and "run" not in known and manifest.run:
             # On a cluster key, screen and start of the run are not known at submission.
             known |= {"run": manifest.run, **lineage_of(ObjectStore(manifest.store), manifest.run)}
-        if steps := progress.finished_tasks():
-            known["steps"] = steps
-        report_failures(settings.store.address, str(known.get("run", "")))
+        if manifest.run:
+            known["steps"] = finished_steps(ObjectStore(manifest.store), manifest.run)
+        report_status(settings.store.address, str(known.get("run", "")))
         run(
             settings,
             Path(screen),

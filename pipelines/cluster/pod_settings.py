@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from components.core.config import RunConfig
 from components.core.config.cluster import ClusterConfig, StepResources
 from components.core.storage.run_records import predicting_name
+from components.core.storage.task_status import NODE_VARIABLE
 from pipelines.dag import GPU_STEPS, TaskGraph
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def apply_pod_settings(task: PipelineTask, resources: Resources, cluster: Cluste
     task.set_retry(own.retries, **RETRY)
     for name, value in resources.environment.items():
         task.set_env_variable(name, value)
+    kubernetes.use_field_path_as_env(task, NODE_VARIABLE, "spec.nodeName")
     if image:
         task.set_container_image(image)
     kubernetes.set_timeout(task, resources.timeout_s)

@@ -27,7 +27,7 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cluster_store, is_folder
-from components.core.storage.run_records import FAILED, RECIPE, cluster_run_key, predicting_name, run_file
+from components.core.storage.run_records import RECIPE, cluster_run_key, predicting_name, run_file
 from components.core.storage.runs import has_results, lineage_of
 from pipelines.checks import check_screen, check_start, screen_source
 from pipelines.cluster.checks import check_addresses, check_cluster, fingerprint, on_cluster
@@ -35,15 +35,19 @@ from pipelines.cluster.compile import compiled, images_of, known_lineage
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login
 from pipelines.cluster.follow import ENDED, Contact, Follower, interruptible, warn
 from pipelines.cluster.pod_settings import name_part, pipeline_name
+from pipelines.cluster.pods import PodReader
 from pipelines.cluster.results import ClusterRun, fetch, report_of_failed
 from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.record import RECORD, check_pushed
 from pipelines.options import HOURS, print_line
+from pipelines.run.display import TaskDisplay
 from pipelines.run.folder import check_results_folder
 from pipelines.run.predict_request import PredictRequest, check_prediction
 
 KFP_FOLDER = "kfp"
 """Prefix in the run's store under which Kubeflow keeps the artifacts that it passes from task to task."""
+RESUBMIT = 3
+"""How many times a failed run is submitted again by default."""
 SETTLE = 2.0
 """Seconds after a start, before looking for a run that another process started at the same moment."""
 
@@ -55,7 +59,7 @@ class SubmitRequest:
     Attributes:
         images: record of the images, or `tags`.
         out: folder of the results; None for runs/KEY.
-        resubmit: how many times a failed run is submitted again.
+        resubmit: how many times a failed run is submitted again; None for RESUBMIT times.
         timeout: seconds until following ends.
         reuse_results: whether results of the same content in the store are fetched instead of starting a run.
     """
@@ -66,7 +70,7 @@ class SubmitRequest:
     images: str = str(RECORD)
     out: Path | None = None
     wait: bool = False
-    resubmit: int = 0
+    resubmit: int | None = None
     timeout: float = HOURS * 3600.0
     reuse_results: bool = False
 
@@ -96,18 +100,29 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     contact = Contact(time.monotonic() + request.timeout, console, advice)
     endpoint = _connected(run, request.endpoint, contact)
     text = compiled(run.config, run.graph, run.images.references, run.lineage)
+    display = TaskDisplay(run.config, run.graph.counts(), console)
+    follower = Follower(endpoint, run, contact, display, PodReader(run.config.cluster.namespace))
     with interruptible(contact):
         submission = contact.answered(lambda: _Submission(run, text, endpoint, console))
-        for left in range(request.resubmit, -1, -1):
-            contact.advice = advice  # following changed it
-            started = contact.answered(submission.start)
-            if not request.wait:
-                print_line(console, "to follow it and fetch its results: the same command with --wait")
-                return
-            failure = Follower(endpoint, run.store, run.key, contact).follow(started)
-            if failure is None or failure.final or not left:
-                break
-            warn(console, f"{failure.message}; submitted again under the same key ({left - 1} more if it fails again)")
+        started = contact.answered(submission.start)
+        if not request.wait:
+            print_line(console, "to follow it and fetch its results: the same command with --wait")
+            print_line(console, f"its progress: cellsignal status --run {run.store.uri(run_file(run.key, ''))} --watch")
+            return
+        left = RESUBMIT if request.resubmit is None else request.resubmit
+        with display:
+            while failure := follower.follow(started):
+                contact.advice = advice  # following changed it
+                if failure.cancelled and (other := contact.answered(submission.in_progress)):
+                    started = other  # another process that follows it has submitted it again
+                    print_line(console, f"{failure.message}; following run {started.run_id} of the same content")
+                    continue
+                if failure.final or not left:
+                    break
+                left -= 1
+                again = f"submitted again under the same key, {left} more if it fails again"
+                warn(console, f"{failure.message}; {again}")
+                started = contact.answered(submission.start)
     if failure is None:
         fetch(run, out, console)
         return
@@ -134,7 +149,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
     if isinstance(wanted, RunConfig):
         config = on_cluster(wanted)
         graph = training_graph(config)
-        name, remarks = config.name, check_cluster(config, graph, request.resubmit > 0)
+        name, remarks = config.name, check_cluster(config, graph, request.wait)
         store = _opened(config.store)
         with local_file(request.truth) as labels:
             tables = check_screen(config, source, labels)
@@ -151,7 +166,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
         with local_file(request.truth) as labels:
             checked = check_prediction(wanted, chosen, store, source, labels)
         config, graph, parameters = checked.config, prediction_graph(checked.folds), checked.params.parameters()
-        name, remarks = predicting_name(config.name), check_cluster(config, graph, request.resubmit > 0)
+        name, remarks = predicting_name(config.name), check_cluster(config, graph, request.wait)
         tables = Screen(checked.plates, checked.model.vocabulary)
         decides = {**checked.params.model_dump(mode="json"), "model": checked.model.fingerprint}  # at whatever address
         lineage = {**known_lineage(config, images, decides), "model": dict(checked.model_info)}
@@ -222,16 +237,15 @@ class _Submission:
 
         If another process starts the same run at the same moment, the older one stays.
         """
-        run = self._in_progress()
+        run = self.in_progress()
         if run is not None:
             earlier = (run.runtime_config.parameters or {}) if run.runtime_config else self.parameters
             if earlier.get("truth", "") != self.parameters["truth"]:
                 warn(self.console, "the run in progress was given another --truth, which its report will score by")
             return self._shown(run, "is in progress with the same content, so no second one is started")
-        self.run.store.delete_prefix(run_file(self.run.key, f"{FAILED}/"))  # of earlier attempts
         mine = self._new_run()
         time.sleep(SETTLE)
-        run = self._in_progress() or mine
+        run = self.in_progress() or mine
         if run is None:  # a second start might make two
             raise ContactError(
                 f"whether run {self.name} has started is unknown: the same command follows it if it has, else starts it"
@@ -260,7 +274,7 @@ class _Submission:
             warn(self.console, f"{error}; looking whether the run has started")
             return None
 
-    def _in_progress(self) -> Any | None:
+    def in_progress(self) -> Any | None:
         """The oldest run of the same content that has not ended; None if there is none."""
         # The server can only search for a substring.
         scope = {"experiment_id": self.ids["experiment_id"], "sort_by": "created_at desc"}

@@ -52,7 +52,7 @@ def retrain(
         Path | None, typer.Option(help="Markdown file to append the decision to, for example $GITHUB_STEP_SUMMARY")
     ] = None,
     images: ClusterImages = None,
-    resubmit: Resubmit = 0,
+    resubmit: Resubmit = None,
     timeout: Timeout = None,
     out: Annotated[Path, typer.Option(help="folder of the results, with one folder per fingerprint")] = Path(
         "runs/retrain"
@@ -76,7 +76,7 @@ def retrain(
     from pipelines.retrain.retrain import retrain as retrain_model
     from pipelines.run.folder import with_address
 
-    on_cluster_only = {"--images": images, "--resubmit": resubmit, "--timeout": timeout is not None}
+    on_cluster_only = {"--images": images, "--resubmit": resubmit is not None, "--timeout": timeout is not None}
     refuse_elsewhere(endpoint, {"--runner": runner, "--store": store}, on_cluster_only)
     if json and not dry_run:
         raise InputError("--json goes with --dry-run; comparison.json has the decision of a retraining")

@@ -23,6 +23,9 @@ QUIET_SECONDS = 10.0
 WARNINGS_SHOWN = 5
 """Above a live table; the report lists all."""
 
+TASKS_SHOWN = 8
+"""In a live table; the number of the others is shown."""
+
 TRAINING = ("pretrain", "finetune", "pseudo_label")
 
 
@@ -50,6 +53,7 @@ class TaskDisplay:
         clock: seconds that only grow.
         names: a study's names of tasks, by the `task` of their events; its warnings are not printed.
         table: a study's results so far, drawn above the tasks in a terminal.
+        waiting: what tasks that could start wait for.
     """
 
     config: RunConfig
@@ -58,6 +62,7 @@ class TaskDisplay:
     clock: Callable[[], float] = time.monotonic
     names: dict[str, str] = field(default_factory=dict)
     table: Callable[[], Table] | None = None
+    waiting: str = ""
     finished: int = 0
     running: dict[str, ShownTask] = field(default_factory=dict)
     warnings: int = 0
@@ -162,16 +167,16 @@ class TaskDisplay:
             left = self.seconds_left()
             whole = "" if left is None else f"  [run: about {duration(left)} left]"
             self.console.print(
-                f"[{self.finished}/{self.total} steps] {text}{whole}", markup=False, highlight=False, soft_wrap=True
+                f"[{self.finished}/{self.total} tasks] {text}{whole}", markup=False, highlight=False, soft_wrap=True
             )
 
     def _draw(self) -> Group:
-        """Two lines a task, so that its numbers fit into 80 columns; at most two tasks run at a time."""
+        """Two lines a task, so that its numbers fit into 80 columns."""
         left = None if self.finished == self.total else self.seconds_left()
         lines: list[Text | Table] = [
             *([self.table()] if self.table else []),
             Text.assemble(
-                (f" {self.finished}/{self.total} steps ", "bold"),
+                (f" {self.finished}/{self.total} tasks ", "bold"),
                 f" {duration(self.clock() - self._begun)} elapsed",
                 "" if left is None else f", about {duration(left)} left",
                 overflow="ellipsis",
@@ -181,7 +186,7 @@ class TaskDisplay:
         if self.warnings:
             many = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
             lines.append(Text(f" {many}, listed in the report", style="yellow", overflow="ellipsis", no_wrap=True))
-        for task in self.running.values():
+        for task in list(self.running.values())[:TASKS_SHOWN]:
             row = Table.grid(padding=(0, 1))
             row.add_column(width=min(34, self.console.width - 32), no_wrap=True, overflow="ellipsis")
             row.add_column(width=14)
@@ -189,6 +194,9 @@ class TaskDisplay:
             bar = ProgressBar(total=1.0, completed=min(1.0, task.fraction), width=14)
             row.add_row(f" {task.name}", bar, _left(task.seconds_left).removeprefix(", "))
             lines += [row, Text(f"   {task.detail}", style="dim", overflow="ellipsis", no_wrap=True)]
+        more = len(self.running) - TASKS_SHOWN
+        rest = [f"and {more} more tasks" if more > 0 else "", f"waiting: {self.waiting}" if self.waiting else ""]
+        lines += [Text(f" {text}", style="dim", overflow="ellipsis", no_wrap=True) for text in rest if text]
         return Group(*lines)
 
 

@@ -1,4 +1,4 @@
-"""cellsignal store: lists runs, forgets some of them, and removes what no run needs. Imports neither torch nor kfp."""
+"""cellsignal store: forgets runs, and removes what no run needs. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 
@@ -95,38 +95,8 @@ def gc(
 
 @store_app.command()
 @with_store_options
-def runs(
-    sizes: Annotated[
-        bool, typer.Option("--sizes", help="also the bytes that each run alone keeps in the store; lists every object")
-    ] = False,
-    as_json: Json = False,
-    *,
-    options: StoreOptions,
-) -> None:
-    """Lists the recorded runs and their kind: training, retraining or prediction. The most recently active is last."""
-    from components.core.storage.garbage import list_groups
-    from components.core.storage.runs import read_runs
-    from pipelines.retrain.records import retrained_runs
-    from pipelines.store.tables import run_row, runs_table, sizes_alone
-
-    console = console_of_terminal(as_json)
-    opened = options.open()
-    found, retrained = read_runs(opened), retrained_runs(opened)
-    rows = [run_row(run, retrained) for run in found]
-    alone = sizes_alone(found, list_groups(opened)) if sizes and found else {}
-    if as_json:
-        sized = [{**row, **({"bytes_alone": alone[row["key"]]} if sizes else {})} for row in rows]
-        print_json(store=opened.uri(""), runs=sized)
-    elif rows:
-        console.print(runs_table(rows, alone, console.width))
-    else:
-        print_line(console, f"{opened.uri('')}: no runs")
-
-
-@store_app.command()
-@with_store_options
 def forget(
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="keys of runs, as `cellsignal store runs` shows")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="keys of runs, as `cellsignal runs` shows")],
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -147,9 +117,7 @@ def forget(
     found = {run.key: run for run in read_runs(opened)}
     for key in keys:
         if key not in found:
-            raise InputError(
-                f"{key}: no such run below {opened.uri('')} (`cellsignal store runs` lists the runs there)"
-            )
+            raise InputError(f"{key}: no such run below {opened.uri('')} (`cellsignal runs` lists the runs there)")
     chosen = [run for run in found.values() if run.key in keys]
     alone = sizes_alone(list(found.values()), list_groups(opened))
     console.print(runs_table([run_row(run) for run in chosen], alone, console.width))

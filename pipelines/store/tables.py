@@ -1,7 +1,8 @@
-"""The tables and JSON of `cellsignal store`. Rich; their content comes from components.core.storage."""
+"""The tables and JSON of `cellsignal store` and `cellsignal runs`. Rich; their content comes from components.core.storage."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from rich.table import Table
 from components.core.storage.garbage import StoredGroup
 from components.core.storage.run_records import PREDICTING_STEPS, RunRecord
 from components.core.storage.runs import RecordedRun
+from components.core.storage.task_status import SILENCE
 
 WRAPPED = 15
 """Columns that the kind of a run needs if it is wrapped: `by`, and a model."""
@@ -73,6 +75,7 @@ def run_row(run: RecordedRun, retrained: Collection[str] = ()) -> dict[str, Any]
         "screen": str(record.lineage.get("screen") or ""),
         "init_from": record.config.get("init_from") or None,
         "model": record.prediction.model if record.prediction else None,
+        "state": _state(run),
         "finished_folds": sum(task.step in PREDICTING_STEPS for task in run.tasks),
         "folds": _folds(run.record),
         "last_active": run.active.isoformat(timespec="seconds"),
@@ -80,6 +83,14 @@ def run_row(run: RecordedRun, retrained: Collection[str] = ()) -> dict[str, Any]
         "outputs": len({task.prefix for task in run.tasks}),
         "problem": run.problem or None,
     }
+
+
+def _state(run: RecordedRun) -> str:
+    """`running` if a task has reported lately, else `finished` with results, and `stopped` without."""
+    silence = (datetime.now(UTC) - run.reported).total_seconds() if run.reported else math.inf
+    if silence < SILENCE and not run.has_results:
+        return "running"
+    return "finished" if run.has_results else "stopped"
 
 
 def _folds(record: RunRecord | None) -> int | None:
@@ -109,7 +120,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, int], widt
         least = {name: max(map(len, (name, *values))) for name, values in cells.items()}
         return sum(2 + (min(WRAPPED, size) if name == "kind" else size) for name, size in least.items())
 
-    for name in ("screen", "name", "folds", "kind"):
+    for name in ("screen", "name", "folds", "state", "kind"):
         if needed() > width:
             cells.pop(name, None)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -135,6 +146,7 @@ def _cells(row: Mapping[str, Any], alone: Mapping[str, int], width: int) -> dict
         "name": row["name"],
         "started (UTC)": row["started"][:16].replace("T", " "),
         "screen": screen,
+        "state": row["state"],
         "folds": f"{row['finished_folds']}/{row['folds']}" if row["folds"] else str(row["finished_folds"]),
         "idle for": shown_age(datetime.fromisoformat(row["last_active"])),
         **({"alone": decimal(alone[row["key"]])} if alone else {}),

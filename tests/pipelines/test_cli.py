@@ -196,7 +196,7 @@ def test_finishing_from_a_folder_finds_no_run_there_and_makes_none(cellsignal: C
     lab = cellsignal.folder / "lab data"
     lab.mkdir()
     for folder, message in (
-        (lab, f"--run none-1: no such run below {lab.as_uri()} (`cellsignal store runs` lists the runs there)"),
+        (lab, f"--run none-1: no such run below {lab.as_uri()} (`cellsignal runs` lists the runs there)"),
         (lab / "unmounted", f"{lab.as_uri()}/unmounted: there is no object store"),
     ):
         line = cellsignal.refused("finish", "--run", f"{folder.as_uri()}/runs/none-1", "--quorum", "1")

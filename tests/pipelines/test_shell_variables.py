@@ -40,7 +40,7 @@ def test_a_folder_store_ignores_all_variables(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-RUNS, RUN = ("store", "runs"), ("run", "--config", "demo", "--out", "out")
+RUNS, RUN = ("runs",), ("run", "--config", "demo", "--out", "out")
 
 
 @pytest.mark.parametrize(

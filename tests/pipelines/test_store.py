@@ -34,11 +34,16 @@ EVERYTHING = {PLATE, OTHER_PLATE, OLD_PLATE, OUTPUT, OTHER_OUTPUT, OLD_OUTPUT, "
 
 
 def invoke(store: ObjectStore, *arguments: str) -> Result:
-    done = CliRunner().invoke(app, ["store", *arguments, "--store", store.uri("")], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(app, [*in_group(*arguments), "--store", store.uri("")], env={"COLUMNS": "200"})
     if isinstance(done.exception, InputError):
         raise done.exception
     assert done.exit_code == 0, done.output
     return done
+
+
+def in_group(*arguments: str) -> list[str]:
+    """The command line of `cellsignal runs`, or of a command of `cellsignal store`."""
+    return [*([] if arguments[0] == "runs" else ["store"]), *arguments]
 
 
 def unconfirmed(store: ObjectStore, *arguments: str) -> Result:
@@ -117,9 +122,9 @@ def test_runs_are_listed_with_their_kind_and_what_each_alone_keeps(filled: Objec
     predicted = {"model": "ab" * 32, "folds": {"HUVEC": [0, 1, 2], "RPE": [1]}}
     filled.put(key, json.dumps({**json.loads(filled.get(key)), "prediction": predicted}).encode())
     rows = rows_of(invoke(filled, "runs", "--sizes"))
-    assert "mine-1 training mine 2026-11-20 08:30 /data/screen 1/2 a moment 0 bytes" in rows
-    assert "next-2 prediction by abababababab next 2026-11-20 08:30 /data/screen 1/4 a moment 2.0 kB" in rows
-    assert "else-9 training elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment 0 bytes" in rows
+    assert "mine-1 training mine 2026-11-20 08:30 /data/screen stopped 1/2 a moment 0 bytes" in rows
+    assert "next-2 prediction by abababababab next 2026-11-20 08:30 /data/screen stopped 1/4 a moment 2.0 kB" in rows
+    assert "else-9 training elsewhere 2026-11-20 08:30 /data/screen stopped 1/2 a moment 0 bytes" in rows
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140, FULL_WIDTH])
@@ -181,7 +186,7 @@ def test_a_record_that_cannot_be_read_stops_gc_until_its_run_is_forgotten(
 
 
 def test_forget_removes_the_record_and_gc_the_rest(filled: ObjectStore) -> None:
-    with pytest.raises(InputError, match=r"other: no such run below .*`cellsignal store runs`"):
+    with pytest.raises(InputError, match=r"other: no such run below .*`cellsignal runs`"):
         invoke(filled, "forget", "mine-1", "other", "--yes")
     shown = unconfirmed(filled, "store", "forget", "mine-1").output
     assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown
@@ -213,7 +218,7 @@ def test_asks_for_confirmation_at_a_terminal(filled: ObjectStore, answer: str, r
 
 def rejected(*arguments: str) -> str:
     with pytest.raises(InputError) as error:
-        CliRunner().invoke(app, ["store", *arguments], catch_exceptions=False)
+        CliRunner().invoke(app, in_group(*arguments), catch_exceptions=False)
     return str(error.value)
 
 
@@ -250,7 +255,7 @@ def test_the_option_wins_over_the_environment_and_that_over_the_configuration(s3
         ((), {**known, "CELLSIGNAL_STORE": ""}, (tmp_path / "usual/cellsignal/store").as_uri()),
         ((), in_bucket, "s3://cellsignal/team"),
     ):
-        done = CliRunner().invoke(app, ["store", "runs", *arguments], env=environment, catch_exceptions=False)
+        done = CliRunner().invoke(app, ["runs", *arguments], env=environment, catch_exceptions=False)
         assert (done.exit_code, done.stdout) == (0, f"{used}: no runs\n")
 
 
@@ -261,7 +266,7 @@ def test_reading_creates_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "/team: there is no object store" in rejected("gc", *configured)
     (folder / "team").mkdir()
     for command, message in (("runs", "no runs"), ("gc", "nothing to remove")):
-        done = CliRunner().invoke(app, ["store", command, *configured], catch_exceptions=False)
+        done = CliRunner().invoke(app, [*in_group(command), *configured], catch_exceptions=False)
         assert f"{folder.as_uri()}/team: {message}" in done.stdout
     (folder / "team").rmdir()
     line = rejected("gc", "--bucket", f"{folder.as_uri()}/unmounted")

@@ -4,7 +4,7 @@ run.json                                       configuration, lineage, the plate
 screen.json, holdout.json, holdout_labels.csv  normalize's outputs; of a prediction, the reference manifest of the model's
                                                screen, the new plates, and no labels
 tasks/STEP/FOLD[/CELL_TYPE][/BACKBONE].json    a finished task: where the store keeps its outputs
-failed/ID.json                                 a failed task: KFP reports its state, but not its message
+status/TASK/ATTEMPT.json                       what each attempt at a task reports, see task_status
 results/FILE                                   the report's files: pods keep nothing, and KFP's outputs need its credentials
 
 Records only point to finished outputs, so a task costs one request and nothing is stored twice. `cellsignal store gc` keeps the
@@ -16,9 +16,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from components.core.config import BackboneConfig, FrozenModel, HeadConfig
 from components.core.storage.digests import digest_text
@@ -27,7 +27,7 @@ from components.core.stored_record import StoredRecord
 RUNS = "runs"
 KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 RUN, MANIFEST, HOLDOUT, HOLDOUT_LABELS = "run.json", "screen.json", "holdout.json", "holdout_labels.csv"
-RESULTS, FAILED = "results", "failed"
+RESULTS, STATUS = "results", "status"
 RECIPE = "recipe"
 """In the lineage of a compiled pipeline: digest of everything that decides a run except its screen; see cluster_run_key."""
 OPTION = "init_from"
@@ -91,23 +91,6 @@ class TaskRecord(StoredRecord):
         """Its key in the store."""
         parts = ("tasks", self.step, str(self.fold), self.cell_type, self.backbone)
         return f"{run_file(run, '/'.join(part for part in parts if part))}.json"
-
-
-class FailureRecord(FrozenModel):
-    """A task that failed."""
-
-    step: str
-    fold: int | None = None
-    cell_type: str | None = None
-    backbone: str | None = None
-    kind: Literal["input", "step"] = Field(description="input: a second attempt would fail as well")
-    message: str = Field(description="one line: the file, well or field, and what to do")
-    at: AwareDatetime = Field(description="time, by the pod's clock")
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        return task_name(self.step, self.fold, self.cell_type, self.backbone)
 
 
 @dataclass(frozen=True)

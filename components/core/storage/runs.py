@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from components.core import progress
 from components.core.config import BackboneConfig, HeadConfig, parse
-from components.core.errors import InputError, MissingObjectError, StepError
+from components.core.errors import InputError, MissingObjectError
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import split_address
 from components.core.storage.run_records import (
-    FAILED,
     HOLDOUT,
     HOLDOUT_LABELS,
     KEY,
@@ -30,7 +24,7 @@ from components.core.storage.run_records import (
     RESULTS,
     RUN,
     RUNS,
-    FailureRecord,
+    STATUS,
     RunRecord,
     SourceRun,
     TaskRecord,
@@ -77,13 +71,13 @@ def read_run(store: ObjectStore, key: str, label: str) -> RunRecord:
         record = RunRecord.load(store, run_file(key, RUN))
     except MissingObjectError:
         raise InputError(
-            f"{label} {key}: no such run below {store.uri('')} (`cellsignal store runs` lists the runs there); one in another "
+            f"{label} {key}: no such run below {store.uri('')} (`cellsignal runs` lists the runs there); one in another "
             f"store is s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
         ) from None
     if record.prediction is not None:
         raise InputError(
             f"{label} {key}: is a prediction by model {record.prediction.model[:12]}, which trains nothing; give the key of a "
-            "training (`cellsignal store runs` shows the kind of each run)"
+            "training (`cellsignal runs` shows the kind of each run)"
         )
     return record
 
@@ -164,33 +158,6 @@ def read_source_screen(store: ObjectStore, source: SourceRun) -> Manifest:
     return screen
 
 
-def report_failures(address: str, run: str) -> None:
-    """Records a failure of the current task under its run, in the store at an address; does nothing without a run."""
-    if not run:
-        return
-
-    def record_failure(failure: dict[str, Any]) -> None:
-        names = FailureRecord.model_fields.keys() & failure.keys()
-        record = FailureRecord(**{name: failure[name] for name in names}, at=datetime.now(UTC))
-        try:
-            content = record.model_dump_json(indent=1).encode()
-            ObjectStore(address).put(run_file(run, f"{FAILED}/{uuid.uuid4().hex}.json"), content)
-        except (InputError, StepError) as error:
-            progress.warn(f"the failure could not be recorded in the store ({error})")
-
-    progress.on_failure(record_failure)
-
-
-def read_failures(store: ObjectStore, run: str, known: Collection[str] = ()) -> dict[str, FailureRecord]:
-    """A run's recorded failures by key, except those known; objects that are no such record are left out."""
-    keys = [key for key in store.list(run_file(run, f"{FAILED}/")) if key not in known]
-    found = {}
-    for key, content in store.get_present(keys).items():
-        with suppress(ValidationError):
-            found[key] = FailureRecord.model_validate_json(content)
-    return found
-
-
 def record_results(store: ObjectStore, run: str, folder: Path) -> None:
     """Keeps a report's files under its run; lineage.json comes last: if it is there, all are."""
     prefix = run_file(run, RESULTS)
@@ -233,6 +200,8 @@ class RecordedRun:
     record: RunRecord | None = None  # None if it is missing or cannot be read
     tasks: list[TaskRecord] = field(default_factory=list)
     problem: str = ""  # message about a record that cannot be read
+    reported: datetime | None = None  # time of its tasks' last report
+    has_results: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -250,7 +219,10 @@ def read_runs(store: ObjectStore) -> list[RecordedRun]:
         _, key, name = found.key.split("/", 2)
         run = runs.setdefault(key, RecordedRun(key, found.modified))
         run.active = max(run.active, found.modified)
-        if name.split("/")[0] not in (RESULTS, FAILED):
+        run.has_results |= name == f"{RESULTS}/lineage.json"
+        if name.startswith(f"{STATUS}/"):
+            run.reported = max(run.reported or found.modified, found.modified)
+        if name.split("/")[0] not in (RESULTS, STATUS):
             started.add(key)
         if name == RUN or (name.startswith("tasks/") and name.endswith(".json")):
             records.append(found.key)

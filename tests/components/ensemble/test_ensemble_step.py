@@ -3,7 +3,7 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
-from components.core.storage.runs import read_failures
+from components.core.storage.task_status import StatusReader
 from components.ensemble.step import main, run
 from tests.components.core.manifests import manifest
 
@@ -56,7 +56,7 @@ def test_a_damaged_or_missing_file_is_named_and_recorded_under_the_run(folds, fo
     store, screen, inputs = folder_store, tmp_path / "screen.json", [str(path) for path in folds]
     screen.write_text(manifest([], run="tiny-1", store=store.uri("")).model_dump_json())
     main(str(screen), inputs, str(tmp_path / "out"))
-    assert read_failures(store, "tiny-1") == {}
+    assert [each.status.state for each in StatusReader(store, "tiny-1").read()] == ["finished"]
     content = (folds[1] / "logits.npz").read_bytes()
     (folds[1] / "logits.npz").write_bytes(content[:100])
     with pytest.raises(InputError, match="f1: damaged"):
@@ -66,7 +66,8 @@ def test_a_damaged_or_missing_file_is_named_and_recorded_under_the_run(folds, fo
         main(str(screen), inputs, str(tmp_path / "out"))
     with pytest.raises(InputError, match="at least one"):
         run([], tmp_path / "out")
-    records = {record.task: (record.kind, record.message) for record in read_failures(store, "tiny-1").values()}
+    statuses = [each.status for each in StatusReader(store, "tiny-1").read()]
+    records = {each.task: (each.kind, each.message) for each in statuses if each.state == "failed"}
     assert {task: kind for task, (kind, _) in records.items()} == {"ensemble HUVEC": "input", "ensemble": "input"}
     assert "f1: damaged" in records["ensemble HUVEC"][1]
 

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_results
+from components.core.storage.task_status import TaskStatus
 from pipelines.cluster.submit import SubmitRequest, submit
 from tests.pipelines.cluster.kfp_server import KfpServer, serve
 from tests.pipelines.tiny_run import only_huvec
@@ -35,9 +37,10 @@ LOGINS = (
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login from the environment, an empty working directory, and no long waits."""
-    for name in LOGINS:
+    """No login and no Kubernetes from the environment, an empty working directory, and no long waits."""
+    for name in (*LOGINS, "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     monkeypatch.chdir(tmp_path)
     be_quick(monkeypatch)
 
@@ -74,6 +77,22 @@ def key_of(run: Mapping[str, Any]) -> str:
     return str(run["display_name"]).split(" ")[0]
 
 
+def report_task(store: ObjectStore, key: str, name: str = "a", **fields: Any) -> None:
+    """Writes what an attempt at a task reports: by default that pretrain has failed."""
+    now = datetime.now(UTC)
+    content = {
+        "step": "pretrain",
+        "fold": 1,
+        "backbone": "tiny",
+        "state": "failed",
+        "kind": "step",
+        "node": "node-1",
+        **fields,
+    }
+    status = TaskStatus.model_validate({"started": now, "updated": now, **content})
+    store.put(f"runs/{key}/status/{status.task}/{name}.json", status.model_dump_json().encode())
+
+
 @dataclass
 class Submitting:
     """submit with its arguments."""
@@ -86,7 +105,8 @@ class Submitting:
     def __call__(self, **more: Any) -> str:
         """Submits in this process; returns the console's text."""
         console = io.StringIO()
-        request = SubmitRequest(**{"endpoint": self.server.url, "screen": self.screen, "images": "tags", **more})
+        start = {"endpoint": self.server.url, "screen": self.screen, "images": "tags", "resubmit": 0}
+        request = SubmitRequest(**{**start, **more})
         self.shown = console
         submit(self.config, request, Console(file=console, width=300))
         return console.getvalue()

@@ -177,7 +177,7 @@ def kfp_pod(container: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, 
     volumes = [{"name": m["volumeName"], "emptyDir": {}} for m in kubernetes["emptyDirMounts"]]
     others = kubernetes.keys() - {
         "securityContext", "emptyDirMounts", "secretAsEnv", "podMetadata", "activeDeadlineSeconds", "tolerations",
-        "nodeSelector", "imagePullSecret",
+        "nodeSelector", "imagePullSecret", "fieldPathAsEnv",
     }  # fmt: skip
     assert not others, f"what do {others} mount?"
     return {

@@ -14,16 +14,11 @@ import pytest
 
 from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import RECIPE, FailureRecord, RunRecord, cluster_run_key
+from components.core.storage.run_records import RECIPE, RunRecord, cluster_run_key
+from components.core.storage.task_status import StatusReader
 from pipelines.cluster import follow
-from tests.pipelines.cluster.conftest import Submitting, key_of
+from tests.pipelines.cluster.conftest import Submitting, key_of, report_task
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer
-
-
-def fail(store: ObjectStore, key: str, kind: str, message: str, name: str = "a", **more: Any) -> None:
-    content = {"step": "pretrain", "fold": 1, "backbone": "tiny", "at": datetime.now(UTC), **more}
-    record = FailureRecord(kind=kind, message=message, **content)  # type: ignore[arg-type]
-    store.put(f"runs/{key}/failed/{name}.json", record.model_dump_json().encode())
 
 
 def test_everything_is_created_once_and_named_by_commit_and_fingerprint(submitting: Submitting, server: KfpServer):
@@ -110,7 +105,7 @@ def test_kubeflows_cache_recognises_a_run_as_long_as_the_store_has_its_record(
 def test_wait_shows_the_states_and_fetches_the_results(submitting: Submitting, server: KfpServer):
     server.script = [["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]]
     shown = submitting(wait=True, out=Path("results"))
-    states = re.findall(r"^run (\w+), \d", shown, re.MULTILINE)
+    states = re.findall(r"^run (\w+)$", shown, re.MULTILINE)
     assert states == ["pending", "running", "succeeded"]
     assert sorted(path.name for path in Path("results").iterdir()) == [
         "lineage.json", "metrics.json", "predictions.csv", "report.html",
@@ -134,12 +129,28 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_sent(submittin
     assert server.requests == []
 
 
-def test_the_task_that_used_up_its_retries_explains_a_failed_run(submitting: Submitting, server: KfpServer):
+def test_the_last_attempt_of_a_task_explains_a_failed_run(submitting: Submitting, server: KfpServer):
     def ended(run: dict[str, Any]) -> None:
-        fail(submitting.store, key_of(run), "step", "a passing outage", "0", step="normalize")
+        report_task(
+            submitting.store,
+            key_of(run),
+            message="a passing outage",
+            name="0",
+            step="normalize",
+            fold=None,
+            backbone=None,
+        )
+        later = {
+            "started": datetime.now(UTC) + timedelta(seconds=1),
+            "updated": datetime.now(UTC) + timedelta(seconds=5),
+        }
+        again = {"step": "normalize", "fold": None, "backbone": None, "state": "finished", "kind": "", **later}
+        report_task(submitting.store, key_of(run), name="1", **again)
         for second in range(1, 4):
             at = datetime.now(UTC) + timedelta(seconds=second)
-            fail(submitting.store, key_of(run), "step", "out of memory", str(second), at=at)
+            report_task(
+                submitting.store, key_of(run), message="out of memory", name=str(second), started=at, updated=at
+            )
 
     server.script, server.on_end = [["FAILED"]], ended
     with pytest.raises(StepError, match=r"^pretrain fold 1 tiny failed: out of memory; no report: .*packed; see http"):
@@ -149,7 +160,9 @@ def test_the_task_that_used_up_its_retries_explains_a_failed_run(submitting: Sub
 
 def test_a_failed_run_without_a_record_is_explained_by_the_apis_error(submitting: Submitting, server: KfpServer):
     server.script = [["FAILED"]]
-    with pytest.raises(StepError, match=r"run [0-9a-f-]{36} failed: no task left a message, as when a pod is evicted"):
+    with pytest.raises(
+        StepError, match=r"run [0-9a-f-]{36} failed: no task left a message, as when a pod cannot start"
+    ):
         submitting(wait=True)
     server.on_end = lambda run: run.update(error={"code": 3, "message": "quota\n exceeded"})
     with pytest.raises(StepError, match="failed: quota exceeded; no report"):
@@ -168,7 +181,7 @@ def test_resubmit_resumes_under_the_same_key_until_it_succeeds(submitting: Submi
 
     def end(run: dict[str, Any]) -> None:
         if run["state"] == "FAILED":
-            fail(store, key_of(run), "step", f"attempt {len(server.runs)}")
+            report_task(store, key_of(run), kind="step", message=f"attempt {len(server.runs)}")
         else:
             submitting.results_of(run)
 
@@ -178,7 +191,6 @@ def test_resubmit_resumes_under_the_same_key_until_it_succeeds(submitting: Submi
     assert len(server.runs) == 3
     assert "attempt 1; submitted again" in shown
     assert "attempt 2; submitted again" in shown
-    assert store.list(f"runs/{key_of(server.runs[0])}/failed/") == []  # failures of earlier attempts are forgotten
 
 
 def test_contact_lost_while_resubmitting_does_not_advise_about_the_failed_run(
@@ -197,7 +209,9 @@ def test_a_failure_that_an_earlier_attempt_records_late_does_not_count(
 ):
     server.script = [["RUNNING"] * 2 + ["SUCCEEDED"]]
     before = datetime.now(UTC) - timedelta(hours=2)
-    server.on_look = lambda run: fail(store, key_of(run), "input", "no such well", at=before)
+    server.on_look = lambda run: report_task(
+        store, key_of(run), kind="input", message="no such well", started=before, updated=before
+    )
     server.on_end = submitting.results_of
     assert "no such well" not in submitting(wait=True)
     assert server.asked("POST", ":terminate") == []
@@ -208,7 +222,7 @@ def test_resubmit_stops_at_its_number_and_at_bad_input(submitting: Submitting, s
     with pytest.raises(StepError):
         submitting(wait=True, resubmit=1)
     assert len(server.runs) == 2
-    server.on_end = lambda run: fail(store, key_of(run), "input", "train.csv row 7: no such well")
+    server.on_end = lambda run: report_task(store, key_of(run), kind="input", message="train.csv row 7: no such well")
     with pytest.raises(InputError, match=r"train\.csv row 7: no such well; not submitted again"):
         submitting(wait=True, resubmit=5)
     assert len(server.runs) == 3
@@ -225,10 +239,10 @@ def test_a_run_is_terminated_once_a_task_fails_of_bad_input(
     def looked(run: dict[str, Any]) -> None:
         looks.append(run["state"])
         if len(looks) == 1:
-            fail(store, key_of(run), "step", "out of memory")
+            report_task(store, key_of(run), kind="step", message="out of memory")
         if len(looks) == 10:
             assert server.asked("POST", ":terminate") == []
-            fail(store, key_of(run), "input", "train.csv row 7: no such well", "b")
+            report_task(store, key_of(run), kind="input", message="train.csv row 7: no such well", name="b")
 
     server.on_look = looked
     line = r"^pretrain fold 1 tiny failed: train\.csv row 7: no such well; not submitted again, .*; no report: .*/#/runs/details/"
@@ -243,7 +257,7 @@ def test_bad_input_ends_following_even_if_the_run_cannot_be_terminated(
     submitting: Submitting, server: KfpServer, store
 ):
     server.script = [["RUNNING"]]
-    server.on_look = lambda run: fail(store, key_of(run), "input", "no such well")
+    server.on_look = lambda run: report_task(store, key_of(run), kind="input", message="no such well")
     server.faults.append(Fault(403, times=100, path=":terminate"))
     with pytest.raises(InputError, match="no such well"):
         submitting(wait=True)
@@ -258,9 +272,9 @@ def test_a_run_is_followed_while_the_store_does_not_answer(
     def down(*_: Any) -> Any:
         raise StepError("s3://cellsignal: no answer")
 
-    monkeypatch.setattr(follow, "read_failures", down)
+    monkeypatch.setattr(StatusReader, "read", down)
     shown = submitting(wait=True, out=Path("results"))
-    assert shown.count("failures of tasks cannot be read (s3://cellsignal: no answer)") == 1
+    assert shown.count("the states of tasks cannot be read (s3://cellsignal: no answer)") == 1
 
 
 def test_short_outages_are_waited_out(submitting: Submitting, server: KfpServer):

@@ -12,7 +12,6 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from components.core.errors import InputError, StepError
 from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import RECIPE, FailureRecord, RunRecord, cluster_run_key
+from components.core.storage.run_records import RECIPE, RunRecord, cluster_run_key
 from components.core.storage.runs import read_runs
 from components.ensemble.step import main as ensemble
 from components.infer.step import main as infer
@@ -39,7 +38,7 @@ from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.dag import TaskGraph
 from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
-from tests.pipelines.cluster.conftest import key_of
+from tests.pipelines.cluster.conftest import key_of, report_task
 from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.seaweedfs import BUCKET, S3Server
 
@@ -91,14 +90,14 @@ class Predicting:
 
     def __call__(self, wanted: PredictRequest | None = None, **more: Any) -> str:
         self.shown = io.StringIO()
-        order = SubmitRequest(**{"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", **more})
+        start = {"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", "resubmit": 0}
+        order = SubmitRequest(**{**start, **more})
         submit(wanted or self.request(), order, Console(file=self.shown, width=300))
         return self.shown.getvalue()
 
     def fail(self, run: dict[str, Any], kind: str, message: str) -> None:
-        content = {"step": "infer", "fold": 1, "cell_type": "HUVEC", "at": datetime.now(UTC)}
-        record = FailureRecord(kind=kind, message=message, **content)  # type: ignore[arg-type]
-        self.store.put(f"runs/{key_of(run)}/failed/a.json", record.model_dump_json().encode())
+        task = {"step": "infer", "fold": 1, "cell_type": "HUVEC", "backbone": None}
+        report_task(self.store, key_of(run), kind=kind, message=message, **task)
 
 
 @pytest.fixture
@@ -281,7 +280,7 @@ def test_bad_input_found_by_a_pod_is_recorded_under_the_runs_key(
     pods.parameters["model"] = predicting.lab.store.uri("models/" + "0" * 64)
     with pytest.raises(InputError, match="no such model below"):
         pods.normalize()
-    (failure,) = predicting.store.list(f"runs/{key_of(run)}/failed/")
+    (failure,) = predicting.store.list(f"runs/{key_of(run)}/status/normalize/")
     assert json.loads(predicting.store.get(failure))["kind"] == "input"
 
 

@@ -21,13 +21,12 @@ from components.core.config import RunConfig
 from components.core.registry.champion import Champion, promote, read_champion
 from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import FailureRecord
 from components.core.storage.runs import record_results
 from pipelines.cli import app
 from pipelines.retrain.challenge import RetrainRequest
 from pipelines.retrain.retrain import retrain
 from tests.components.core.registry.finished_run import CONFIG, KEY, METRICS, RUN, FinishedRun
-from tests.pipelines.cluster.conftest import key_of
+from tests.pipelines.cluster.conftest import key_of, report_task
 from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.tiny_screen import TinyScreen
 
@@ -205,10 +204,7 @@ class ClusterLab:
 
     def fail(self, run: Mapping[str, Any], kind: str, message: str) -> None:
         """Records the failure of a pod."""
-        record = FailureRecord.model_validate(
-            {"step": "pretrain", "fold": 1, "kind": kind, "message": message, "at": run["created_at"]}
-        )
-        self.store.put(f"runs/{key_of(run)}/failed/a.json", record.model_dump_json().encode())
+        report_task(self.store, key_of(run), kind=kind, message=message)
 
 
 def predicts(run: Mapping[str, Any]) -> bool:

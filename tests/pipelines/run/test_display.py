@@ -63,17 +63,17 @@ def test_the_lines_of_a_recorded_run():
     screen.event("epoch", **FINETUNE, backbone="xception_small", **epoch(2))
     screen.event("failed", **FINETUNE, kind="step", message="out of memory")
     assert [line.split("  [run: about")[0] for line in screen.lines()] == [
-        f"[0/{TOTAL} steps] normalize: started",
-        f"[0/{TOTAL} steps] normalize: 1 of 4 plates",
+        f"[0/{TOTAL} tasks] normalize: started",
+        f"[0/{TOTAL} tasks] normalize: 1 of 4 plates",
         # 2 of 4 came too soon after it
-        f"[0/{TOTAL} steps] normalize: 3 of 4 plates",
-        f"[1/{TOTAL} steps] normalize: done in 1 min 12 s",
-        f"[1/{TOTAL} steps] pretrain fold 0 xception_slim: started",
-        f"[1/{TOTAL} steps] pretrain fold 0 xception_slim: epoch 1/4, loss 1.250, validation accuracy 0.500, "
+        f"[0/{TOTAL} tasks] normalize: 3 of 4 plates",
+        f"[1/{TOTAL} tasks] normalize: done in 1 min 12 s",
+        f"[1/{TOTAL} tasks] pretrain fold 0 xception_slim: started",
+        f"[1/{TOTAL} tasks] pretrain fold 0 xception_slim: epoch 1/4, loss 1.250, validation accuracy 0.500, "
         "210 sites/s, 1 min 05 s left",
-        f"[1/{TOTAL} steps] pretrain fold 0 xception_slim: checkpoint found, 1 min 05 s left",
-        f"[1/{TOTAL} steps] finetune fold 1 RPE: started",
-        f"[1/{TOTAL} steps] finetune fold 1 RPE: xception_small epoch 2/4, loss 1.250, 210 sites/s, 1 min 05 s left",
+        f"[1/{TOTAL} tasks] pretrain fold 0 xception_slim: checkpoint found, 1 min 05 s left",
+        f"[1/{TOTAL} tasks] finetune fold 1 RPE: started",
+        f"[1/{TOTAL} tasks] finetune fold 1 RPE: xception_small epoch 2/4, loss 1.250, 210 sites/s, 1 min 05 s left",
     ]
     assert list(screen.display.running) == ["pretrain fold 0 xception_slim"]
 
@@ -149,7 +149,7 @@ def test_the_live_table_fits_the_terminal_and_shows_each_task_once(width: int):
     drawn = screen.drawn()
     assert all(len(line) <= width for line in drawn)
     assert len(drawn) == 1 + 1 + 2 * 2
-    assert drawn[0].startswith(f" 0/{TOTAL} steps  4 min 00 s elapsed, about ")
+    assert drawn[0].startswith(f" 0/{TOTAL} tasks  4 min 00 s elapsed, about ")
     assert drawn[1] == " 1 warning, listed in the report"
     for task, (head, detail) in zip((PRETRAIN, pseudo_label), (drawn[2:4], drawn[4:6]), strict=True):
         assert head.startswith(f" {task['step']} fold {task['fold']} ")

@@ -71,12 +71,12 @@ def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
         return cellsignal.refused("run", "--config", config_file, "--out", "out", *given, environment=environment)
 
     assert (
-        f"init_from: run old-2: no such run below {store.uri('')} (`cellsignal store runs` lists the runs there)"
+        f"init_from: run old-2: no such run below {store.uri('')} (`cellsignal runs` lists the runs there)"
         in refused("init_from=old-2")
     )
     assert "has no pretrained weights of fold 0" in refused(f"init_from={store.uri('runs/old-1')}")
     nowhere = (tmp_path / "nowhere").as_uri()
-    assert f"run old-1: no such run below {nowhere} (`cellsignal store runs` lists the runs there)" in refused(
+    assert f"run old-1: no such run below {nowhere} (`cellsignal runs` lists the runs there)" in refused(
         f"init_from={nowhere}/runs/old-1"
     )
     assert "file:///FOLDER/runs/NAME" in refused(f"init_from={nowhere}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from components.core import progress
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import split_address
@@ -19,11 +17,9 @@ from components.core.storage.runs import (
     fetch_results,
     fetch_run,
     finished_folds,
-    read_failures,
     read_source,
     record_results,
     record_task,
-    report_failures,
     write_run,
 )
 from tests.tiny_screen import MemoryStore
@@ -64,7 +60,7 @@ def test_rejects_a_newer_or_missing_record(written: MemoryStore, tmp_path: Path)
         written.put(f"runs/{KEY}/run.json", content.encode())
         with pytest.raises(InputError, match=rf"runs/{KEY}/run.json: .*newer than this version"):
             fetch_run(written, KEY, tmp_path)
-    with pytest.raises(InputError, match=r"--run demo-1a: no such run .*`cellsignal store runs`"):
+    with pytest.raises(InputError, match=r"--run demo-1a: no such run .*`cellsignal runs`"):
         fetch_run(written, "demo-1a", tmp_path)
 
 
@@ -116,43 +112,6 @@ def test_a_run_is_named_by_key_or_address_and_by_nothing_else() -> None:
     for text in ("", "runs/demo", "s3://runs/demo", "s3://bucket/demo", "s3://bucket/runs/", "../a", "s3://b/runs/a b"):
         with pytest.raises(InputError, match=r"neither a run's key nor its address, .* s3://BUCKET.*/runs/NAME"):
             read_source(MemoryStore(), text)
-
-
-def failing(error: Exception, address: str, run: str, step: str, **labels: Any) -> None:
-    """A task that fails once its run is known; its own error is raised."""
-
-    def task() -> None:
-        with progress.task(step, **labels):
-            report_failures(address, run)
-            raise error
-
-    with pytest.raises(type(error)) as raised:
-        task()
-    assert raised.value is error
-
-
-def test_only_a_failed_task_of_a_run_is_recorded_with_its_labels(tmp_path: Path) -> None:
-    store = ObjectStore(tmp_path)
-    with progress.task("assign"):
-        report_failures(store.uri(""), KEY)
-    failing(StepError("by hand"), store.uri(""), "", "assign")
-    lost = RuntimeError("CUDA error:\n  lost")
-    failing(lost, store.uri(""), KEY, "pretrain", fold=2, backbone="xception", cell_type=None)
-    with pytest.raises(StepError), progress.task("ensemble"):
-        raise StepError("after the task that reported")
-    store.put(f"runs/{KEY}/failed/other.json", b'{"step": 7}')
-    ((key, record),) = read_failures(store, KEY).items()
-    assert (record.task, record.kind) == ("pretrain fold 2 xception", "step")
-    assert record.message == "RuntimeError: CUDA error: lost"
-    assert read_failures(store, KEY, [key]) == {}
-
-
-def test_an_unreachable_store_does_not_hide_the_failure(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
-    failing(StepError("the real one"), "s3://bucket", KEY, "pretrain", fold=0)
-    assert "could not be recorded" in capsys.readouterr().out
 
 
 def test_results_come_back_complete_or_not_at_all(either_store: ObjectStore, tmp_path: Path) -> None:

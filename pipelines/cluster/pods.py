@@ -1,0 +1,182 @@
+"""The pods of a run, for an account that may read them: why a task has not started, and how one ended that left no message.
+
+Kubernetes is reached by the user's kubeconfig, or in a pod by its service account, which needs `get` and `list` for pods
+(docs/cluster.md). Without it runs are followed as well, with less to say. Loads the kubernetes client on use.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+UNSCHEDULABLE_SECONDS = 600.0
+"""Time after which an unschedulable pod is reported: an autoscaler adds nodes within minutes."""
+CACHED_SECONDS = 30.0
+"""Time for which a list of pods is used: it has several kilobytes per pod."""
+TIMEOUTS = (5.0, 20.0)
+"""Seconds to connect, and between two parts of a response."""
+RUN_LABEL = "pipeline/runid"
+"""Label that Kubeflow gives all pods of a run: its id."""
+_DISRUPTIONS = {
+    "PreemptionByScheduler": "preempted by a pod of higher priority",
+    "DeletionByTaintManager": "evicted from a node that was lost or tainted",
+    "EvictionByEvictionAPI": "evicted, as when a node is drained",
+    "DeletionByPodGC": "on a node that was lost",
+    "TerminationByKubelet": "evicted by its node, which lacked resources or shut down",
+}
+_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+PodState = Literal["queued", "unschedulable", "image", "refused", "starting", "running", "ended"]
+
+
+@dataclass(frozen=True)
+class RunPod:
+    """One pod of a run.
+
+    Attributes:
+        name: its name.
+        step: the step that it works on; empty for Kubeflow's own, as a driver's.
+        state: `queued` until Kueue admits it; `image` if its image cannot be pulled; `refused` if its container cannot be created.
+        reason: why it is in this state, in Kubernetes' words; how it ended, as the end of `its pod was ...`.
+        out_of_memory: whether it ended for lack of memory.
+        since: when it was created.
+    """
+
+    name: str
+    step: str
+    state: PodState
+    reason: str
+    out_of_memory: bool
+    since: datetime
+
+    @property
+    def waits_for(self) -> str:
+        """What it waits for; empty once its step runs."""
+        return {
+            "queued": "the queue",
+            "unschedulable": "a node",
+            "image": "its image",
+            "refused": "its container",
+            "starting": "its pod to start",
+        }.get(self.state, "")
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from starting and a user should know; empty if there is nothing."""
+        age = (datetime.now(UTC) - self.since).total_seconds()
+        if self.state == "unschedulable" and age > UNSCHEDULABLE_SECONDS:
+            return f"its pod has been unschedulable for {age / 60:.0f} min ({self.reason})"
+        if self.state == "image":
+            return f"the image of its pod cannot be pulled ({self.reason})"
+        if self.state == "refused":
+            return f"the container of its pod cannot be created ({self.reason})"
+        return ""
+
+
+@dataclass
+class PodReader:
+    """Lists the pods of a run in a namespace; `refusal` is why it cannot."""
+
+    namespace: str
+    refusal: str = ""
+    _api: Any = None
+    _listed: tuple[str, float, list[RunPod]] = field(default=("", 0.0, []))
+
+    def read(self, run_id: str) -> list[RunPod]:
+        """The pods of a run by its id in KFP, as of the last CACHED_SECONDS; empty if they cannot be listed."""
+        of_run, at, pods = self._listed
+        if of_run != run_id or time.monotonic() - at > CACHED_SECONDS:
+            pods = self._list(run_id)
+            self._listed = run_id, time.monotonic(), pods
+        return pods
+
+    def waits(self, run_id: str) -> str:
+        """What the pods of a run that do not run yet wait for: `6 pretrain for the queue`; empty if nothing is known."""
+        waits = Counter((pod.step, pod.waits_for) for pod in self.read(run_id) if pod.step and pod.waits_for)
+        return ", ".join(f"{count} {step} for {what}" for (step, what), count in sorted(waits.items()))
+
+    def run_of(self, pod: str) -> str:
+        """The id in KFP of the run that a pod belongs to; empty if it cannot be read."""
+        found = self._request(lambda api: api.read_namespaced_pod(pod, self.namespace, _request_timeout=TIMEOUTS))
+        return str((found.metadata.labels or {}).get(RUN_LABEL, "")) if found else ""
+
+    def _list(self, run_id: str) -> list[RunPod]:
+        if not run_id:
+            return []
+        selector = f"{RUN_LABEL}={run_id}"
+        found = self._request(
+            lambda api: api.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUTS)
+        )
+        return [_run_pod(each) for each in found.items] if found else []
+
+    def _request(self, request: Callable[[Any], Any]) -> Any:
+        """The response of the Kubernetes API; None without one. A refusal ends all requests."""
+        import urllib3
+        from kubernetes import client, config
+
+        if self.refusal:
+            return None
+        try:
+            if self._api is None:
+                in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+                (config.load_incluster_config if in_pod else config.load_kube_config)()
+                self._api = client.CoreV1Api()
+            return request(self._api)
+        except client.ApiException as error:
+            if error.status in (401, 403):
+                self.refusal = f"{error.status} {error.reason}"
+        except (config.ConfigException, OSError, ValueError) as error:
+            self.refusal = " ".join(str(error).split()) or type(error).__name__
+        except urllib3.exceptions.HTTPError:
+            pass  # it may answer the next time
+        return None
+
+
+def _run_pod(pod: Any) -> RunPod:
+    """What the pod's status says; `pod` is a V1Pod."""
+    status, labels = pod.status, pod.metadata.labels or {}
+    own = "app.kubernetes.io/component"
+    step = labels.get(own, "").replace("-", "_") if labels.get("app.kubernetes.io/name") == "cellsignal" else ""
+    containers = [*(status.init_container_statuses or ()), *(status.container_statuses or ())]
+    ended = [each.state.terminated for each in containers if each.state and each.state.terminated]
+    waiting = [each.state.waiting for each in containers if each.state and each.state.waiting]
+    out_of_memory = any(each.reason == "OOMKilled" for each in ended)
+    state, reason = _state(status, waiting)
+    if state == "running" and (status.phase in ("Failed", "Succeeded") or out_of_memory):
+        state, reason = "ended", _end(status, ended, out_of_memory)
+    return RunPod(pod.metadata.name, step, state, reason, out_of_memory, pod.metadata.creation_timestamp)
+
+
+def _state(status: Any, waiting: list[Any]) -> tuple[PodState, str]:
+    """The state of a pod that has not ended, and why; `running` for one that has."""
+    for each in waiting:
+        reason = f"{each.reason}: {' '.join((each.message or '').split())}"[:300]
+        if each.reason in _IMAGE:
+            return "image", reason
+        if each.reason in _CONTAINER:
+            return "refused", reason
+    if status.phase != "Pending":
+        return "running", ""
+    scheduled = next((each for each in status.conditions or () if each.type == "PodScheduled"), None)
+    if scheduled is not None and scheduled.status == "False":
+        if scheduled.reason == "SchedulingGated":
+            return "queued", ""
+        return "unschedulable", " ".join((scheduled.message or scheduled.reason or "").split())[:300]
+    return "starting", ""
+
+
+def _end(status: Any, ended: list[Any], out_of_memory: bool) -> str:
+    disruption = next((each for each in status.conditions or () if each.type == "DisruptionTarget"), None)
+    if out_of_memory:
+        return "killed for lack of memory (OOM)"
+    if disruption is not None and disruption.status == "True":
+        return _DISRUPTIONS.get(disruption.reason, f"disrupted ({disruption.reason})")
+    if status.reason in ("Evicted", "NodeLost", "Shutdown", "NodeShutdown", "Terminated"):
+        return f"{status.reason.lower()} ({' '.join((status.message or '').split())[:200]})"
+    code = next((each.exit_code for each in ended if each.exit_code), 0)
+    return "killed (SIGKILL)" if code == 137 else f"ended with exit code {code}"

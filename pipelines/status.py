@@ -1,0 +1,299 @@
+"""cellsignal status and cellsignal runs: what the runs of a store have done so far, by what their tasks reported.
+
+Imports neither torch nor kfp. A run on this machine and one on a cluster report alike, so both are shown from anywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from components.core.errors import InputError
+from pipelines.options import (
+    Json,
+    StoreOptions,
+    console_of_terminal,
+    print_json,
+    print_line,
+    with_store_options,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from components.core.storage.object_store import ObjectStore
+    from components.core.storage.runs import RecordedRun
+    from pipelines.dag import TaskGraph
+    from pipelines.task_states import TaskState
+
+REFRESH = 5.0
+"""Seconds between two looks of --watch."""
+_STYLES = {"running": "bold", "finished": "green", "failed": "red", "lost": "red", "waiting": "dim"}
+
+
+@with_store_options
+def runs(
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="also the bytes that each run alone keeps in the store; lists every object")
+    ] = False,
+    as_json: Json = False,
+    *,
+    options: StoreOptions,
+) -> None:
+    """Lists the runs of a store, their kind (training, retraining or prediction) and state. The most recently active is last."""
+    from components.core.storage.garbage import list_groups
+    from components.core.storage.runs import read_runs
+    from pipelines.retrain.records import retrained_runs
+    from pipelines.store.tables import run_row, runs_table, sizes_alone
+
+    console = console_of_terminal(as_json)
+    opened = options.open()
+    found, retrained = read_runs(opened), retrained_runs(opened)
+    rows = [run_row(run, retrained) for run in found]
+    alone = sizes_alone(found, list_groups(opened)) if sizes and found else {}
+    if as_json:
+        sized = [{**row, **({"bytes_alone": alone[row["key"]]} if sizes else {})} for row in rows]
+        print_json(store=opened.uri(""), runs=sized)
+    elif rows:
+        console.print(runs_table(rows, alone, console.width))
+    else:
+        print_line(console, f"{opened.uri('')}: no runs")
+
+
+@with_store_options
+def status(
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="key of the run, its address ADDRESS_OF_STORE/runs/KEY, or the folder of `cellsignal run --out`; default: the "
+            "most recently active run, of the configuration if one is given",
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="show it until the run ends; Ctrl-C stops showing it")] = False,
+    as_json: Json = False,
+    *,
+    options: StoreOptions,
+) -> None:
+    """Shows the state and progress of every task of a run, on this machine or on a cluster.
+
+    Tasks report to the run's store, so Kubeflow is not contacted. A task without a report waits; what for is shown if you may
+    read the namespace's pods (see docs/cluster.md). One that has not reported for two minutes counts as lost. Exits with 3 if a
+    task has failed or is lost and nothing else is running.
+    """
+    from rich.live import Live
+
+    if watch and as_json:
+        raise InputError("--json prints one state; leave --watch out, or run it repeatedly")
+    console = console_of_terminal(as_json)
+    followed = _FollowedRun.find(run, options)
+    shown = followed.read()
+    if as_json:
+        print_json(store=followed.store.uri(""), run=followed.key, state=shown.state, tasks=[*map(_row, shown.tasks)])
+    elif watch and console.is_terminal:
+        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+            while True:
+                live.update(shown.render(), refresh=True)
+                if shown.ended:
+                    break
+                time.sleep(REFRESH)
+                shown = followed.read()
+    else:
+        line = ""
+        while watch and not shown.ended:
+            if shown.headline != line:
+                line = shown.headline
+                print_line(console, f"{datetime.now():%H:%M:%S} {line}")
+            time.sleep(REFRESH)
+            shown = followed.read()
+        console.print(shown.render())
+    raise typer.Exit(3 if shown.state == "failed" else 0)
+
+
+@dataclass(frozen=True)
+class _RunState:
+    """The state of a run at one moment."""
+
+    key: str
+    tasks: Sequence[TaskState]
+    planned: bool  # whether all tasks are known; until normalize has ended, only those that have reported
+    done: bool
+    waits: str  # what pods wait for
+
+    @property
+    def state(self) -> str:
+        """`running` if a task is, else `done`, `failed`, or `waiting`."""
+        states = {each.state for each in self.tasks}
+        if "running" in states:
+            return "running"
+        if self.done:
+            return "done"
+        return "failed" if states & {"failed", "lost"} else "waiting"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is expected."""
+        return self.state in ("done", "failed")
+
+    @property
+    def headline(self) -> str:
+        """The run in one line."""
+        from pipelines.task_states import summary
+
+        planned = "" if self.planned else ", more once normalize has ended"
+        return f"run {self.key} {self.state}: {summary(self.tasks)}{planned}"
+
+    def render(self) -> Group:
+        """The headline and a table with a line per task."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        from pipelines.run.display import duration
+
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("task", "state", "progress"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        table.add_column("node", overflow="fold")
+        for each in self.tasks:
+            last = each.last
+            state = Text(each.state + (f" ({each.attempts} attempts)" if each.attempts > 1 else ""))
+            state.stylize(_STYLES[each.state])
+            progress = last.progress if last and each.state == "running" else ""
+            table.add_row(
+                each.task.name, state, progress, duration(last.seconds) if last else "", last.node if last else ""
+            )
+        lines: list[Any] = [Text(self.headline), table]
+        lines += [Text(f"{each.task.name}: {each.failure}", style="red") for each in self.tasks if each.failure]
+        lines += [Text(f"waiting: {self.waits}", style="dim")] if self.waits else []
+        return Group(*lines)
+
+
+@dataclass
+class _FollowedRun:
+    """A run of a store, read again and again."""
+
+    store: ObjectStore
+    key: str
+    namespace: str | None  # of its pods, if it is on a cluster
+
+    def __post_init__(self) -> None:
+        from components.core.storage.task_status import StatusReader
+        from pipelines.cluster.pods import PodReader
+
+        self._reader = StatusReader(self.store, self.key)
+        self._pods = PodReader(self.namespace) if self.namespace else None
+        self._graph: TaskGraph | None = None
+
+    @classmethod
+    def find(cls, name: str | None, options: StoreOptions) -> _FollowedRun:
+        """The run that --run gives, else the most recently active one; InputError if there is none."""
+        from components.core.config import RunConfig
+        from components.core.storage.opening import open_existing
+        from components.core.storage.runs import read_runs
+        from pipelines.run.folder import find_run
+
+        known = find_run(name) if name else None
+        store = open_existing(known.store.address) if known and known.store.bucket else options.open()
+        config = RunConfig.load(options.config, options.set or []) if options.config else None
+        if known:
+            key = known.key
+        else:
+            found = [run for run in read_runs(store) if config is None or _is_of(run, config.name)]
+            if not found:
+                which = f" of configuration {config.name}" if config else ""
+                raise InputError(
+                    f"{store.uri('')}: no run{which}; give --store, or --run as `cellsignal runs` lists them"
+                )
+            key = found[-1].key
+        return cls(store, key, config.cluster.namespace if config else None)
+
+    def read(self) -> _RunState:
+        """The run's state now; InputError if there is no such run."""
+        from components.core.storage.runs import has_results
+        from pipelines.task_states import task_states
+
+        attempts = self._reader.read()
+        if self._graph is None:
+            self._graph = self._read_graph()
+        if self._graph is None and not attempts:
+            raise InputError(
+                f"--run {self.key}: no such run below {self.store.uri('')} (`cellsignal runs` lists the runs there)"
+            )
+        graph = self._graph or _reported(attempts)
+        tasks: list[TaskState] = task_states(graph, attempts)
+        done = has_results(self.store, self.key)
+        waiting = not done and any(each.state == "waiting" and each.ready for each in tasks)
+        return _RunState(self.key, tasks, self._graph is not None, done, self._waits(tasks) if waiting else "")
+
+    def _read_graph(self) -> TaskGraph | None:
+        """The run's DAG; None until normalize has written the run's record."""
+        from components.core.config import RunConfig, parse
+        from components.core.errors import MissingObjectError
+        from components.core.storage.run_records import RUN, RunRecord, run_file
+        from pipelines.dag import prediction_graph, training_graph
+
+        try:
+            record = RunRecord.load(self.store, run_file(self.key, RUN))
+        except MissingObjectError:
+            return None
+        if record.prediction:
+            return prediction_graph(record.prediction.folds)
+        config = parse(RunConfig, record.config, f"run {self.key}")
+        if self._pods is None and "recipe" in record.lineage:
+            from pipelines.cluster.pods import PodReader
+
+            self._pods = PodReader(config.cluster.namespace)
+        return training_graph(config)
+
+    def _waits(self, tasks: Sequence[TaskState]) -> str:
+        """What pods wait for, if this account may read them."""
+        if self._pods is None:
+            return ""
+        pod = next((each.last.pod for each in reversed(tasks) if each.last and each.last.pod), "")
+        return self._pods.waits(self._pods.run_of(pod)) if pod else ""
+
+
+def _is_of(run: RecordedRun, name: str) -> bool:
+    """Whether a run is of a configuration; by its key, if it has no record yet."""
+    return run.record.config.get("name") == name if run.record else run.key.startswith(f"{name}-")
+
+
+def _reported(attempts: Sequence[Any]) -> TaskGraph:
+    """The tasks that have reported, of a run whose DAG is not known yet."""
+    from pipelines.dag import TaskGraph
+
+    graph = TaskGraph()
+    for step, fold, cell_type, backbone in dict.fromkeys(attempt.status.identity for attempt in attempts):
+        graph.add(step, {}, fold, cell_type, backbone)
+    return graph
+
+
+def _row(task: TaskState) -> dict[str, Any]:
+    """A task in plain values."""
+    last = task.last
+    return {
+        "task": task.task.name,
+        "step": task.task.step,
+        **{name: task.task.labels.get(name) for name in ("fold", "cell_type", "backbone")},
+        "state": task.state,
+        "ready": task.ready,
+        "attempts": task.attempts,
+        "failure": task.failure or None,
+        "kind": (last.kind or None) if last else None,
+        "started": last.started.isoformat() if last else None,
+        "updated": last.updated.isoformat() if last else None,
+        "seconds": round(last.seconds, 1) if last else None,
+        "done": last.done if last and last.what else None,
+        "total": last.total if last and last.what else None,
+        "unit": (last.what or None) if last else None,
+        "node": last.node if last else None,
+        "pod": (last.pod or None) if last else None,
+    }
