@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## the whole DAG on a simulated screen, here; ends with the accuracy table and the report's path
 	$(BIN)/cellsignal run --config demo --out runs/demo
 
-demo-s3: $(VENV)/.installed  ## the same, stored on a SeaweedFS server, which this starts and ends
-	$(BIN)/python -m tests.seaweedfs -- $(BIN)/cellsignal run --config demo --store s3://cellsignal/demo --out runs/demo-s3
+demo-s3: $(VENV)/.installed  ## the same on a SeaweedFS server, which this starts and ends; OPTIONS are more options of the run
+	$(BIN)/python -m tests.seaweedfs -- $(BIN)/cellsignal run --config demo --store s3://cellsignal/demo --out runs/demo-s3 $(OPTIONS)
 
 test: $(VENV)/.installed  ## the fast tests; COVERAGE=1 also measures which lines they run
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(if $(COVERAGE),--cov --cov-report=html --cov-report=term:skip-covered)
