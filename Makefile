@@ -53,7 +53,8 @@ lock-images: $(VENV)/.installed  ## docker/*.lock from pyproject.toml and constr
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,docker,dev]"
+	# Without --no-compile pip compiles every file of torch and others, which takes as long as the rest; Python compiles what it imports.
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[train,docker,dev]"
 	touch $@
 
 clean:  ## the environment and the runs; the object store in the user's cache folder stays
