@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-s3 test test-all bench docs lint format lock images lock-images clean
+.PHONY: demo demo-s3 test test-all test-cluster bench docs lint format lock images lock-images clean
 
 demo: $(VENV)/.installed  ## the whole DAG on a simulated screen, here; ends with the accuracy table and the report's path
 	$(BIN)/cellsignal run --config demo --out runs/demo
@@ -16,6 +16,9 @@ test: $(VENV)/.installed  ## the fast tests; COVERAGE=1 also measures which line
 
 test-all: $(VENV)/.installed  ## also the slow ones and whatever else this machine can run
 	$(BIN)/python -m pytest -m "not docker and not cluster and not gpu"
+
+test-cluster: $(VENV)/.installed  ## on a real cluster, which the environment gives: see docs/cluster-test.md
+	$(BIN)/python -m pytest -m cluster -o timeout=7200 tests/cluster
 
 bench: $(VENV)/.installed  ## figures for this machine: a table, and bench.json; ROWS=loading measures a part
 	$(BIN)/python -m tests.bench $(ROWS)

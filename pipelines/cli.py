@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from components.core.command import cancel_on_signals, list_items, run_app
+from components.core.command import AddressOption, NameOption, PathOption, cancel_on_signals, list_items, run_app
 from components.core.errors import InputError
 from pipelines.images.command import images_app
 from pipelines.models.command import models_app
 from pipelines.options import (
+    BucketScreen,
     Changes,
     ClusterImages,
     Config,
@@ -71,11 +72,14 @@ def common(
 @app.command()
 def simulate(
     config: Config,
-    out: Annotated[Path, typer.Option(help="folder for the screen (screen/) and its labels (truth.csv)")],
+    out: Annotated[
+        str,
+        AddressOption(help="folder for the screen (screen/) and its labels (truth.csv): a path, or s3://BUCKET/KEY"),
+    ],
     set: Changes = None,
 ) -> None:
     """Writes a simulated screen in the Kaggle layout."""
-    arguments = ["--config", config, "--out", str(out)]
+    arguments = ["--config", config, "--out", out]
     for change in set or []:
         arguments += ["--set", change]
     raise typer.Exit(subprocess.run([sys.executable, "-m", "components.simulate", *arguments], check=False).returncode)
@@ -86,7 +90,7 @@ def run(
     config: Config,
     screen: SimulatedScreen = None,
     truth: TruthFile = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the results; default: runs/NAME")] = None,
+    out: Annotated[Path | None, PathOption(help="folder of the results; default: runs/NAME")] = None,
     store: Store = None,
     runner: Annotated[
         Runner, typer.Option(help="run tasks as processes, or in containers of the images from `images build`")
@@ -116,16 +120,16 @@ def run(
 @app.command()
 def predict(
     screen: Annotated[
-        str, typer.Option(help="directory of the new plates, or s3://BUCKET/PREFIX; labels are not needed")
+        str, AddressOption(help="directory of the new plates, or s3://BUCKET/PREFIX; labels are not needed")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="folder of the results; default on a cluster with --wait: runs/KEY")
+        Path | None, PathOption(help="folder of the results; default on a cluster with --wait: runs/KEY")
     ] = None,
     model: Annotated[
         str,
         typer.Option(
-            help="`champion`, the first digits of a fingerprint, or s3://BUCKET[/PREFIX]/models/NAME, "
-            "file:///FOLDER/models/NAME"
+            help="`champion` or the first digits of a fingerprint, alone (in the store of new plates) or after the address of a "
+            "store: s3://BUCKET[/PREFIX]/models/champion, file:///FOLDER/models/FINGERPRINT"
         ),
     ] = "champion",
     truth: Truth = None,
@@ -208,7 +212,7 @@ def finish(
     ],
     quorum: Annotated[int, typer.Option(metavar="N", help="number of finished folds that every cell type needs")],
     truth: TruthFile = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the results; default: runs/KEY")] = None,
+    out: Annotated[Path | None, PathOption(help="folder of the results; default: runs/KEY")] = None,
     store: Store = None,
 ) -> None:
     """Completes a run from its finished folds if the others failed; its results are marked as partial."""
@@ -221,8 +225,8 @@ def finish(
 @app.command()
 def growth(
     # Not CELLSIGNAL_CONFIG: the chart has a screen and a schedule of its own.
-    config: Annotated[str, typer.Option(help="shipped configuration or YAML file")] = "growth",
-    out: Annotated[Path, typer.Option(help="folder of growth.json and growth.png")] = Path("runs/growth"),
+    config: Annotated[str, NameOption(help="shipped configuration or YAML file")] = "growth",
+    out: Annotated[Path, PathOption(help="folder of growth.json and growth.png")] = Path("runs/growth"),
     seeds: Annotated[
         list[str] | None,
         typer.Option(metavar="N,N", help="seeds of the simulated screens and of training; default: 1,2,3"),
@@ -249,7 +253,7 @@ def protocols(
     ] = ProtocolChoice.BOTH,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="number of random splits per protocol")] = 3,
     backbones: Annotated[int, typer.Option(metavar="N", help="number of configured backbones in the ensemble")] = 1,
-    out: Annotated[Path | None, typer.Option(help="folder of protocols.json; default: runs/NAME-protocols")] = None,
+    out: Annotated[Path | None, PathOption(help="folder of protocols.json; default: runs/NAME-protocols")] = None,
     store: Store = None,
     set: Changes = None,
 ) -> None:
@@ -270,17 +274,17 @@ def protocols(
 def plan(
     config: Config,
     screen: Annotated[
-        str | None, typer.Option(help="directory of a screen, whose tables are read; default: the sizes under simulate")
+        Path | None, PathOption(help="directory of a screen, whose tables are read; default: the sizes under simulate")
     ] = None,
     gpus: Annotated[
         list[str] | None, typer.Option(metavar="N,N", help="numbers of GPUs, for example 1,4,8; default: common ones")
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU type: l4, a10, l40s, a100-80gb, h100, h200, or your own")] = None,
     throughput: Annotated[
-        Path | None, typer.Option(help="YAML with your rates, pod times and prices, instead of the shipped examples")
+        Path | None, PathOption(help="YAML with your rates, pod times and prices, instead of the shipped examples")
     ] = None,
     measured: Annotated[
-        Path | None, typer.Option(help="folder of a finished run, whose durations correct the plan")
+        Path | None, PathOption(help="folder of a finished run, whose durations correct the plan")
     ] = None,
     json: Json = False,
     set: Changes = None,
@@ -300,7 +304,7 @@ def plan(
 @app.command(name="compile")
 def compile_(
     config: Config,
-    out: Annotated[Path, typer.Option(help="YAML file to write; its folder must exist")] = Path("pipeline.yaml"),
+    out: Annotated[Path, PathOption(help="YAML file to write; its folder must exist")] = Path("pipeline.yaml"),
     images: Images = "images.json",
     set: Changes = None,
 ) -> None:
@@ -319,13 +323,13 @@ def compile_(
 def submit(
     config: Config,
     endpoint: Endpoint,
-    screen: Annotated[str | None, typer.Option(help="s3://BUCKET/PREFIX of the screen")] = None,
+    screen: BucketScreen = None,
     truth: TruthAddress = None,
     images: Images = "images.json",
     wait: Wait = False,
     resubmit: Resubmit = None,
     timeout: Timeout = None,
-    out: Annotated[Path | None, typer.Option(help="with --wait: folder of the results; default: runs/KEY")] = None,
+    out: Annotated[Path | None, PathOption(help="with --wait: folder of the results; default: runs/KEY")] = None,
     set: Changes = None,
 ) -> None:
     """Submits the training DAG to Kubeflow Pipelines. If a run of the same content is in progress, it is followed instead.
@@ -351,7 +355,7 @@ def doctor(
         str | None, typer.Option(help="Kubeflow Pipelines to check as well", envvar="KF_PIPELINES_ENDPOINT")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="file written by `images push`; default: images.json, if it exists")
+        Path | None, PathOption(help="file written by `images push`; default: images.json, if it exists")
     ] = None,
     store: Store = None,
     json: Json = False,
@@ -373,23 +377,27 @@ def doctor(
 @app.command()
 def jobs(
     config: Config,
-    out: Annotated[Path, typer.Option(help="folder for the YAML files, one per step")] = Path("jobs"),
+    screen: Annotated[
+        str | None, AddressOption(help="s3://BUCKET/PREFIX of the screen; default: the first Job simulates one")
+    ] = None,
+    out: Annotated[Path, PathOption(help="folder for the YAML files, one per step")] = Path("jobs"),
     images: Images = "images.json",
     set: Changes = None,
 ) -> None:
     """Writes a plain Kubernetes Job for each step, to debug a step on a cluster without Kubeflow.
 
-    The Jobs read and write under by-hand/NAME in the configuration's bucket.
+    The Jobs write under by-hand/NAME in the configuration's bucket, and each reads what those before it wrote.
     """
     from components.core.config import RunConfig
-    from pipelines.cluster.checks import check_cluster, on_cluster
+    from pipelines.cluster.checks import check_addresses, check_cluster, on_cluster
     from pipelines.cluster.compile import images_of
     from pipelines.cluster.jobs import step_jobs, write_jobs
     from pipelines.dag import training_graph
 
     settings = on_cluster(RunConfig.load(config, set or []))
     check_cluster(settings, training_graph(settings))
-    manifests = step_jobs(settings, images_of(images).references)
+    check_addresses(screen, None)
+    manifests = step_jobs(settings, images_of(images).references, screen)
     write_jobs(manifests, out)
     typer.echo(f"{out}: {', '.join(manifests)}")
 

@@ -1,6 +1,7 @@
 """cellsignal doctor: checks the machine or pod, the object store, the recorded images and Kubeflow Pipelines; a line per finding.
 
-torch is imported in a process of its own, kfp only to check an endpoint. The store is tried under a temporary prefix.
+torch is imported in a process of its own, kfp and kubernetes only to check an endpoint.
+The store is tried under a temporary prefix.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.text import Text
 
 from components.core.config import ClusterConfig, RunConfig
 from components.core.errors import InputError, StepError
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.object_store import ObjectStore, parse_folder
+from components.core.storage.opening import is_folder
+from pipelines.cluster.pod_settings import REQUIRED_KEYS
 from pipelines.images.code_version import code_version
 from pipelines.images.record import RECORD, missing_image, read_images, request_status, split_reference
 
@@ -39,6 +42,10 @@ GIB = 1 << 30
 LITTLE_GIB, NONE_GIB = 20, 1
 """Free space below which there is a warning, and below which no run works."""
 TORCH_SECONDS = 120
+KUBERNETES_TIMEOUTS = (5.0, 20.0)
+"""Seconds to connect, and between two parts of a response."""
+KUBEFLOW = "kubeflow"
+"""Usual namespace of a Kubeflow for a single user."""
 PARTS_MIB = 33
 """A little more than one part of an upload, so that there are two."""
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -91,19 +98,20 @@ def run_doctor(
 
 
 def _findings(config: RunConfig, endpoint: str | None, images: Path | None) -> Iterator[Finding]:
-    store = ObjectStore(config.store.address)
+    address = config.store.address
     record = images or (RECORD if RECORD.is_file() else None)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": check_versions,
         "GPU": check_gpu,
         "/dev/shm": check_shared_memory,
-        "room": lambda: check_room(work_folders(store.root)),
-        "object store": lambda: check_store(store),
+        "room": lambda: check_room(work_folders(parse_folder(address) if is_folder(address) else None)),
+        "object store": lambda: check_store(ObjectStore(address)),
     }
     if record is not None:
         checks["images"] = lambda: check_images(record)
     if endpoint is not None:
         checks["Kubeflow Pipelines"] = lambda: check_endpoint(endpoint, config.cluster)
+        checks["Kubernetes"] = lambda: check_namespace(config.cluster)
     with ThreadPoolExecutor(len(checks)) as pool:  # together they take as long as the slowest
         for findings in pool.map(_findings_of, checks, checks.values()):
             yield from findings
@@ -349,9 +357,59 @@ def check_endpoint(url: str, config: ClusterConfig) -> Iterator[Finding]:
     if endpoint.namespace:
         yield Finding("namespace", "ok", f"{config.namespace}: its experiments can be listed")
     else:
-        yield Finding(
-            "namespace",
-            "warning",
-            f"this installation has none: pods start in its own, where service account {config.service_account} and "
-            f"{config.credentials} must be",
-        )
+        message = "a single user's Kubeflow: pods start in its own namespace"
+        if config.namespace == KUBEFLOW:
+            yield Finding("namespace", "ok", f"{message}, {KUBEFLOW}")
+        else:
+            advice = f"set cluster.namespace to it, usually {KUBEFLOW} (now {config.namespace}, which is checked below)"
+            yield Finding("namespace", "warning", f"{message}; {advice}")
+
+
+def check_namespace(config: ClusterConfig) -> Iterator[Finding]:
+    """Whether the service account and the Secrets of a run's pods are in their namespace, if this user may read that."""
+    from kubernetes import client
+    from kubernetes import config as kubeconfig
+    from urllib3.exceptions import HTTPError
+
+    namespace, secrets = config.namespace, [config.store_secret, *config.image_pull_secrets]
+    wanted = [("service account", config.service_account), *(("secret", name) for name in secrets if name)]
+    unchecked = f"not checked whether namespace {namespace} has"
+    try:
+        api = kubernetes_api()
+        for kind, name in wanted:
+            read = api.read_namespaced_secret if kind == "secret" else api.read_namespaced_service_account
+            try:
+                found = read(name, namespace, _request_timeout=KUBERNETES_TIMEOUTS)
+            except client.ApiException as error:
+                if error.status == 404:
+                    message = f"namespace {namespace} has no {name}; create it (docs/cluster.md), or correct the section cluster"
+                    yield Finding(kind, "failed", message)
+                else:
+                    yield Finding(kind, "warning", f"{unchecked} {name}: {error.status} {error.reason}")
+                continue
+            missing = (
+                {*REQUIRED_KEYS} - {*(found.data or {})} if kind == "secret" and name == config.store_secret else ()
+            )
+            if missing:
+                message = f"{name} in namespace {namespace} lacks {' and '.join(sorted(missing))}; create it again"
+                yield Finding(kind, "failed", message)
+            else:
+                yield Finding(kind, "ok", f"{name} in namespace {namespace}")
+    except (kubeconfig.ConfigException, HTTPError, OSError, ValueError) as error:
+        names, reason = ", ".join(name for _, name in wanted), " ".join(str(error).split())[:200]
+        yield Finding("Kubernetes", "warning", f"{unchecked} {names}: {reason}")
+
+
+def kubernetes_api() -> Any:
+    """The Kubernetes API by the user's kubeconfig, or in a pod by its service account; a request makes one attempt.
+
+    Raises:
+        kubernetes.config.ConfigException: there is neither.
+    """
+    from kubernetes import client, config
+
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+    (config.load_incluster_config if in_pod else config.load_kube_config)()
+    settings = client.Configuration.get_default_copy()
+    settings.retries = 0
+    return client.CoreV1Api(client.ApiClient(settings))

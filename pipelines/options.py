@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.core.command import AddressOption, NameOption
 from components.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ _SCREEN = "directory of the screen, or s3://BUCKET/PREFIX"
 
 Config = Annotated[
     str,
-    typer.Option("--config", envvar=CONFIG_VARIABLE, help="shipped configuration (demo, growth, rxrx1) or YAML file"),
+    NameOption("--config", envvar=CONFIG_VARIABLE, help="shipped configuration (demo, growth, rxrx1) or YAML file"),
 ]
 OptionalConfig = Annotated[
     str | None,
-    typer.Option(
+    NameOption(
         "--config", envvar=CONFIG_VARIABLE, help="configuration for the store and other settings of the environment"
     ),
 ]
@@ -42,17 +43,18 @@ Changes = Annotated[
         "--set", metavar="KEY=VALUE", help="changes one field of the configuration, for example pretrain.epochs=4"
     ),
 ]
-Screen = Annotated[str, typer.Option(help=_SCREEN)]
-SimulatedScreen = Annotated[str | None, typer.Option(help=f"{_SCREEN}; default: simulate a screen")]
+Screen = Annotated[str, AddressOption(help=_SCREEN)]
+SimulatedScreen = Annotated[str | None, AddressOption(help=f"{_SCREEN}; default: simulate a screen")]
+BucketScreen = Annotated[str | None, AddressOption(help="s3://BUCKET/PREFIX of the screen")]
 _TRUTH = "CSV of labels (id_code,sirna), read only to score the report"
-TruthFile = Annotated[str | None, typer.Option(metavar="FILE", help=_TRUTH)]
-TruthAddress = Annotated[str | None, typer.Option(metavar="s3://BUCKET/KEY", help=_TRUTH)]
-Truth = Annotated[str | None, typer.Option(help=f"{_TRUTH}: a file, or on a cluster s3://BUCKET/KEY")]
+TruthFile = Annotated[str | None, AddressOption(metavar="FILE", help=_TRUTH)]
+TruthAddress = Annotated[str | None, AddressOption(metavar="s3://BUCKET/KEY", help=_TRUTH)]
+Truth = Annotated[str | None, AddressOption(help=f"{_TRUTH}: a file, or on a cluster s3://BUCKET/KEY")]
 Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
 Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
 Store = Annotated[
     str | None,
-    typer.Option(
+    AddressOption(
         "--store",
         help="object store: a directory, file:///FOLDER or s3://BUCKET[/PREFIX]; default: the variable CELLSIGNAL_STORE, then "
         "store.bucket of the configuration, then a folder in the user's cache",
@@ -64,14 +66,14 @@ Endpoint = Annotated[
 ]
 Images = Annotated[
     str,
-    typer.Option(
+    NameOption(
         help="file written by `images push`, whose digests are pinned; or `tags`: images by tag that the nodes already have, "
         "for which Kubeflow caches nothing"
     ),
 ]
 ClusterImages = Annotated[
     str | None,
-    typer.Option("--images", help="with --endpoint: file written by `images push` (default images.json), or `tags`"),
+    NameOption("--images", help="with --endpoint: file written by `images push` (default images.json), or `tags`"),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="follow the run, then fetch its results")]
 Resubmit = Annotated[
@@ -188,7 +190,8 @@ class StoreOptions:
         parts = {name: value for name in ("bucket", "prefix") if (value := getattr(self, name)) is not None}
         if parts and self.store is not None:
             raise InputError("--store is a whole address; leave --bucket and --prefix out")
-        chosen = parse(StoreConfig, {**chosen.model_dump(), **parts}, source="--bucket, --prefix")
+        for name, value in parts.items():
+            chosen = parse(StoreConfig, {**chosen.model_dump(), name: value}, source=f"--{name}")
         if not parts:
             chosen = choose_store(chosen, self.store)
         return open_existing(chosen.address)

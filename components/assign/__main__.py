@@ -3,10 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
-
 from components.assign.step import AssignConfig, run
-from components.core.command import ConfigOption, HoldoutOption, OutOption, ScreenOption, SetOption, run_command
+from components.core.command import (
+    AddressOption,
+    ConfigOption,
+    HoldoutOption,
+    OutOption,
+    ScreenOption,
+    SetOption,
+    run_command,
+)
 from components.core.config import RunConfig
 from components.core.storage.artifacts import step_files
 
@@ -15,7 +21,7 @@ def assign(
     config: ConfigOption,
     screen: ScreenOption,
     holdout: HoldoutOption,
-    logits: Annotated[str, Option(help="logits directory, from ensemble: a path, or s3://BUCKET/KEY")],
+    logits: Annotated[str, AddressOption(help="logits directory, from ensemble: a path, or s3://BUCKET/KEY")],
     out: OutOption,
     changes: SetOption = [],  # noqa: B006
 ) -> None:

@@ -1,32 +1,72 @@
-"""Command lines: every error becomes one line on standard error and an exit code."""
+"""Command lines: options that take a path or an address; every error becomes one line on standard error and an exit code."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from components.core.errors import ContactError, InputError, StepError, known_error
 
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+
+
+def path_or_name(text: str | Path) -> str:
+    """A path on this machine, or a name; file:///PATH becomes PATH. InputError for any other address."""
+    text = str(text)
+    scheme = _SCHEME.match(text)
+    if not scheme:
+        return text
+    if scheme[1].lower() == "file":
+        from components.core.storage.object_store import parse_folder  # loads obstore
+
+        return str(parse_folder(text))
+    raise InputError(f"{text}: only a path on this machine is possible here, or file:///PATH")
+
+
+def local_path(text: str | Path) -> Path:
+    """As `path_or_name`, for options that take no name."""
+    return Path(path_or_name(text))
+
+
+def path_or_address(text: str | Path) -> str:
+    """As `path_or_name`; an address in a bucket, s3:// or minio://, stays as it is."""
+    text = str(text)
+    if text.startswith(("s3://", "minio://")):
+        return text
+    try:
+        return path_or_name(text)
+    except InputError:
+        raise InputError(f"{text}: write a path on this machine, file:///PATH or s3://BUCKET/KEY") from None
+
+
+# Every option that takes a path is one of these.
+NameOption = partial(typer.Option, parser=path_or_name)
+PathOption = partial(typer.Option, parser=local_path)
+AddressOption = partial(typer.Option, parser=path_or_address)
+
 # Options that the command lines of several steps share.
 ConfigOption = Annotated[
-    str, typer.Option(help="shipped name or YAML file; for new plates the config.yaml of the model's run")
+    str, NameOption(help="shipped name or YAML file; for new plates the config.yaml of the model's run")
 ]
-ScreenOption = Annotated[str, typer.Option(help="manifest of the screen, from normalize: a path, or s3://BUCKET/KEY")]
+ScreenOption = Annotated[str, AddressOption(help="manifest of the screen, from normalize: a path, or s3://BUCKET/KEY")]
 HoldoutOption = Annotated[
-    str, typer.Option(help="manifest of the held-out experiments, or of new plates: a path, or s3://BUCKET/KEY")
+    str, AddressOption(help="manifest of the held-out experiments, or of new plates: a path, or s3://BUCKET/KEY")
 ]
-OutOption = Annotated[str, typer.Option(help="folder to write: a path, or s3://BUCKET/KEY")]
-LogitsOption = Annotated[str, typer.Option(help="folder to write, path or s3://: logits of the fold")]
+OutOption = Annotated[str, AddressOption(help="folder to write: a path, or s3://BUCKET/KEY")]
+LogitsOption = Annotated[str, AddressOption(help="folder to write, path or s3://: logits of the fold")]
 EmbeddingsOption = Annotated[
-    str, typer.Option(help="folder to write, path or s3://: embeddings of all wells, as Parquet")
+    str, AddressOption(help="folder to write, path or s3://: embeddings of all wells, as Parquet")
 ]
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="changes a field of the configuration")

@@ -58,6 +58,9 @@ def known_error(error: OSError) -> InputError | StepError | None:
         return StepError(f"{error.filename or 'a file'}: {reason}{disk}; make room, then run the same command again")
     if isinstance(error.filename, str | bytes | Path):
         path = os.fsdecode(error.filename)
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            file = next((each for each in (Path(path), *Path(path).parents) if each.is_file()), path)
+            return InputError(f"{file}: is a file, and a folder is expected; give another path")
         return InputError(f"{path}: {error.strerror}; give another path, or change its permissions")
     return None
 

@@ -34,15 +34,17 @@ class StoredRecord(FrozenModel):
 
     @classmethod
     def parse(cls, content: bytes, address: str) -> Self:
-        """A record from its JSON; InputError, which gives its address, if it is damaged, or of a newer version."""
+        """A record from its JSON; InputError, which gives its address, if it is damaged, or of another version."""
         try:
             record = cls.model_validate_json(content)
         except ValidationError as error:
-            cls._refuse_newer(_version_of(content), address)  # a newer one may have fields that this one lacks
+            version = _version_of(content)
+            cls._refuse_newer(version, address)  # a newer one may have fields that this one lacks
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "record"
+            what = "of another version of cellsignal" if version else "damaged"
             raise InputError(
-                f"{address}: damaged, not a {cls.KIND} ({field}: {first['msg']}); {cls.IF_DAMAGED}"
+                f"{address}: {what}, not a {cls.KIND} ({field}: {first['msg']}); {cls.IF_DAMAGED}"
             ) from None
         cls._refuse_newer(record.schema_version, address)
         return record

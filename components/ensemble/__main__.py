@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
-
-from components.core.command import OutOption, run_command
+from components.core.command import AddressOption, OutOption, run_command
 from components.core.storage.artifacts import step_files
 from components.ensemble.step import run
 
 
 def ensemble(
     logits: Annotated[
-        list[str], Option(metavar="FOLDER", help="logits of a fold, directory or s3://; give one a fold")
+        list[str], AddressOption(metavar="FOLDER", help="logits of a fold, directory or s3://; give one a fold")
     ],
     out: OutOption,
 ) -> None:

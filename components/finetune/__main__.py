@@ -4,7 +4,7 @@ from typing import Annotated
 
 from typer import Option
 
-from components.core.command import ConfigOption, OutOption, ScreenOption, SetOption, run_command
+from components.core.command import AddressOption, ConfigOption, OutOption, ScreenOption, SetOption, run_command
 from components.core.config import RunConfig
 from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.storage.artifacts import step_files
@@ -14,7 +14,8 @@ def finetune(
     config: ConfigOption,
     screen: ScreenOption,
     base: Annotated[
-        list[str], Option(metavar="FOLDER", help="output of pretrain: a path, or s3://BUCKET/KEY; once per backbone")
+        list[str],
+        AddressOption(metavar="FOLDER", help="output of pretrain: a path, or s3://BUCKET/KEY; once per backbone"),
     ],
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
     cell_type: Annotated[str, Option(help="the cell type to train on")],

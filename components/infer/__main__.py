@@ -5,6 +5,7 @@ from typing import Annotated
 from typer import Option
 
 from components.core.command import (
+    AddressOption,
     ConfigOption,
     EmbeddingsOption,
     HoldoutOption,
@@ -28,7 +29,7 @@ def infer(
     embeddings: EmbeddingsOption,
     base: Annotated[
         list[str],
-        Option(
+        AddressOption(
             metavar="FOLDER",
             help="output of finetune, or of pretrain for each backbone: path or s3://; none for new plates, which the model "
             "of --screen predicts",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from components.core.command import ConfigOption, SetOption, list_items, run_command
+from components.core.command import AddressOption, ConfigOption, SetOption, list_items, run_command
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
 from components.core.registry.model_manifest import MODELS
@@ -19,19 +19,19 @@ from components.normalize.step import main
 def normalize(
     config: ConfigOption,
     source: Annotated[
-        str, typer.Option(help="screen in the Kaggle or the rxrx.ai layout: a directory, or s3://BUCKET/PREFIX")
+        str, AddressOption(help="screen in the Kaggle or the rxrx.ai layout: a directory, or s3://BUCKET/PREFIX")
     ],
     screen: Annotated[
         str,
-        typer.Option(
+        AddressOption(
             help="output: manifest of the screen, or for new plates the model's reference; path or s3://BUCKET/KEY"
         ),
     ],
     holdout: Annotated[
-        str, typer.Option(help="output: manifest of the held-out experiments, or of the new plates; path or s3://")
+        str, AddressOption(help="output: manifest of the held-out experiments, or of the new plates; path or s3://")
     ],
     holdout_labels: Annotated[
-        str | None, typer.Option(help="output: CSV of the held-out labels, path or s3://; not needed with --model")
+        str | None, AddressOption(help="output: CSV of the held-out labels, path or s3://; not needed with --model")
     ] = None,
     model: Annotated[
         str | None,

@@ -5,6 +5,7 @@ from typing import Annotated
 from typer import Option
 
 from components.core.command import (
+    AddressOption,
     ConfigOption,
     EmbeddingsOption,
     HoldoutOption,
@@ -22,10 +23,10 @@ def pseudo_label(
     config: ConfigOption,
     screen: ScreenOption,
     holdout: HoldoutOption,
-    base: Annotated[str, Option(help="output of finetune: a path, or s3://BUCKET/KEY")],
+    base: Annotated[str, AddressOption(help="output of finetune: a path, or s3://BUCKET/KEY")],
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
     cell_type: Annotated[str, Option(help="the cell type to train on and predict")],
-    weights: Annotated[str, Option(help="folder to write, path or s3://: students, teachers, pseudo-labels")],
+    weights: Annotated[str, AddressOption(help="folder to write, path or s3://: students, teachers, pseudo-labels")],
     logits: LogitsOption,
     embeddings: EmbeddingsOption,
     changes: SetOption = [],  # noqa: B006

@@ -3,10 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
-
 from components.core import progress
-from components.core.command import ConfigOption, HoldoutOption, OutOption, ScreenOption, SetOption, run_command
+from components.core.command import (
+    AddressOption,
+    ConfigOption,
+    HoldoutOption,
+    OutOption,
+    ScreenOption,
+    SetOption,
+    run_command,
+)
 from components.core.config import RunConfig
 from components.core.storage.artifacts import step_files
 from components.report import step
@@ -17,13 +23,18 @@ def report(
     config: ConfigOption,
     screen: ScreenOption,
     holdout: HoldoutOption,
-    uri: Annotated[list[str], Option(metavar="FOLDER", help="output of assign, path or s3://; once a cell type")],
+    uri: Annotated[
+        list[str], AddressOption(metavar="FOLDER", help="output of assign, path or s3://; once a cell type")
+    ],
     out: OutOption,
     holdout_labels: Annotated[
-        str | None, Option(help="labels of the held-out wells, id_code,sirna, path or s3://; new plates have none")
+        str | None,
+        AddressOption(help="labels of the held-out wells, id_code,sirna, path or s3://; new plates have none"),
     ] = None,
-    truth: Annotated[str | None, Option(help="labels of unlabelled or new wells, id_code,sirna, path or s3://")] = None,
-    lineage: Annotated[str | None, Option(help="lineage so far, JSON, path or s3://")] = None,
+    truth: Annotated[
+        str | None, AddressOption(help="labels of unlabelled or new wells, id_code,sirna, path or s3://")
+    ] = None,
+    lineage: Annotated[str | None, AddressOption(help="lineage so far, JSON, path or s3://")] = None,
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Writes predictions, metrics and the report of a run, or of new plates with their quality control."""

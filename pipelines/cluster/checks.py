@@ -60,7 +60,7 @@ def check_cluster(config: RunConfig, graph: TaskGraph, resubmits: bool = False) 
     if spot and not resubmits:
         remarks.append(
             f"{', '.join(spot)} may run on spot nodes, and whether Kubeflow retries a pod that is taken from its node depends on "
-            "the installation: submit with --wait --resubmit N, which resumes from the checkpoints everywhere"
+            "the installation: submit with --wait, which submits a failed run again and resumes from its checkpoints"
         )
     return remarks
 

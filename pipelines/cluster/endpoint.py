@@ -124,7 +124,7 @@ class KfpEndpoint:
             EndpointError: no connection, no permission, or not Kubeflow Pipelines.
             InputError: an invalid address.
         """
-        self.url = _checked(url)
+        self.url = check_url(url)
         self._login = login
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -216,8 +216,8 @@ def _file(environment: Mapping[str, str], name: str) -> Path | None:
     raise InputError(f"{name}: {path} is empty")
 
 
-def _checked(url: str) -> str:
-    """The address without what a browser appends."""
+def check_url(url: str) -> str:
+    """The address of an endpoint without what a browser appends; InputError if it is none."""
     url = url.partition("#")[0].partition("?")[0].rstrip("/")
     try:
         parts = urlsplit(url)

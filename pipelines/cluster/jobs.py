@@ -41,12 +41,14 @@ HEAD = """\
 """
 
 
-def step_jobs(config: RunConfig, references: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+def step_jobs(
+    config: RunConfig, references: Mapping[str, str], screen: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Manifests by file name: one file for the configuration, as a ConfigMap, and one for each step of the DAG.
 
-    `references` are those of the images by target; empty for tags.
+    `references` are those of the images by target; empty for tags. `screen` is an address in a bucket; None simulates one first.
 
-    The tasks are those of the first fold and cell type; with a simulated screen at the beginning, they form a chain.
+    The tasks are those of the first fold and cell type, and form a chain.
     """
     text = config.dump()
     digest = digest_text(text)[:8]
@@ -54,7 +56,7 @@ def step_jobs(config: RunConfig, references: Mapping[str, str]) -> dict[str, lis
     files: dict[str, list[dict[str, Any]]] = {
         "config": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CONFIG_FILE: text}}]
     }
-    for step, tasks in _arguments(config).items():
+    for step, tasks in _arguments(config, screen).items():
         name = step.replace("_", "-")
         numbers = [f"-{n + 1}" for n in range(len(tasks))] if len(tasks) > 1 else [""]
         files[name] = [
@@ -76,7 +78,7 @@ def as_text(documents: Sequence[Mapping[str, Any]]) -> str:
     return f"{HEAD}{yaml.safe_dump_all(documents, sort_keys=False, width=110)}"
 
 
-def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
+def _arguments(config: RunConfig, source: str | None) -> dict[str, list[list[str]]]:
     """Arguments of every step's tasks; each reads what the steps before it wrote."""
     prefix = f"{config.store.address}/by-hand/{config.name}"
     folds = config.folds.model_copy(update={"train": config.folds.trained[:1]})
@@ -89,7 +91,7 @@ def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
         parts = (prefix, fold, task.cell_type, task.step, task.backbone, output.name)
         return "/".join(part for part in parts if part)
 
-    found = {"simulate": [[*option, "--out", f"{prefix}/simulated"]]}
+    found: dict[str, list[list[str]]] = {} if source else {"simulate": [[*option, "--out", f"{prefix}/simulated"]]}
     for task in training_graph(config.model_copy(update={"folds": folds, "screen": screen})).tasks:
         files = {**task.inputs, **{name: task.output(name) for name in OUTPUTS[task.step]}}
         arguments = [*option]
@@ -97,7 +99,7 @@ def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
             del files["screen"]
             arguments = []
         if task.step == "normalize":
-            arguments += ["--source", f"{prefix}/simulated/screen"]
+            arguments += ["--source", source or f"{prefix}/simulated/screen"]
         if task.on_gpu:
             arguments += [text for name, value in task.labels.items() for text in (_flag(name), str(value))]
         for name, value in files.items():

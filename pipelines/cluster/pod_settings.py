@@ -31,9 +31,10 @@ RETRY: dict[str, Any] = {
     "backoff_factor": 1.0,
     "backoff_max_duration": f"{365 * 24 * 3600}s",
 }
-"""Two minutes before each retry. The installation chooses which failures are retried (Argo's retryPolicy): with KFP's own
-manifests deleted and evicted pods, but not processes that fail. `backoff_max_duration` limits the time since the first attempt
-began, including queueing and work (KFP's default is an hour)."""
+"""Two minutes before each retry. The installation's retryPolicy decides which failures are retried, and `set_retry` has no field
+for it: with KFP's own manifests (OnError) a deleted pod is, and a process that fails or is killed is not. `submit --wait` submits
+such a run again. `backoff_max_duration` limits the time since the first attempt began, including queueing and work (KFP's default
+is an hour)."""
 
 
 class EmptyDir(NamedTuple):

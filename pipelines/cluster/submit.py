@@ -32,7 +32,7 @@ from components.core.storage.runs import has_results, lineage_of
 from pipelines.checks import check_screen, check_start, screen_source
 from pipelines.cluster.checks import check_addresses, check_cluster, fingerprint, on_cluster
 from pipelines.cluster.compile import compiled, images_of, known_lineage
-from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login
+from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login, check_url
 from pipelines.cluster.follow import ENDED, Contact, Follower, interruptible, warn
 from pipelines.cluster.pod_settings import name_part, pipeline_name
 from pipelines.cluster.pods import PodReader
@@ -132,6 +132,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
 
 def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> tuple[ClusterRun, list[str]]:
     """Checks the input of a run, and returns it with warnings; nothing is written."""
+    check_url(request.endpoint)
     if request.resubmit and not request.wait:
         raise InputError("--resubmit needs --wait, which notices that the run failed")
     images = images_of(request.images)
@@ -159,7 +160,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
         if is_folder(model_address(wanted.model)[0]):
             raise InputError(
                 f"--model {wanted.model}: is in a folder of this machine, which pods cannot read; publish its run in a bucket, "
-                "and give s3://BUCKET[/PREFIX]/models/NAME"
+                "and give s3://BUCKET[/PREFIX]/models/FINGERPRINT"
             )
         chosen = cluster_store(wanted.store())
         store = _opened(chosen)
@@ -183,19 +184,12 @@ def _opened(chosen: StoreConfig) -> ObjectStore:
 
 
 def _connected(run: ClusterRun, url: str, contact: Contact) -> KfpEndpoint:
-    """Connects to the endpoint; warns if it starts pods in a namespace of its own."""
-    login, cluster = Login.from_environment(), run.config.cluster
-    endpoint = contact.answered(
-        lambda: KfpEndpoint(url, login, cluster.namespace),
+    """Connects to the endpoint."""
+    login, namespace = Login.from_environment(), run.config.cluster.namespace
+    return contact.answered(
+        lambda: KfpEndpoint(url, login, namespace),
         lambda error: error.passing and error.status != 0,  # without any response, the address may be wrong
     )
-    if endpoint.namespace is None:
-        warn(
-            contact.console,
-            f"this Kubeflow Pipelines {endpoint.version} has no namespaces: pods start in its own, where service account "
-            f"{cluster.service_account} and {cluster.credentials} must be",
-        )
-    return endpoint
 
 
 class _Submission:

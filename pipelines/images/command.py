@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from components.core.command import list_items
+from components.core.command import PathOption, list_items
 from components.core.errors import InputError
 
 images_app = typer.Typer(
@@ -29,10 +29,10 @@ def build(
         typer.Option(help="network of the build, for example host if a proxy or package index is on this machine"),
     ] = None,
     pip_conf: Annotated[
-        Path | None, typer.Option(help="pip's configuration (index, find-links); stays out of the image")
+        Path | None, PathOption(help="pip's configuration (index, find-links); stays out of the image")
     ] = None,
     ca_certificate: Annotated[
-        Path | None, typer.Option(help="certificates to trust for packages (PEM); stay out of the image")
+        Path | None, PathOption(help="certificates to trust for packages (PEM); stay out of the image")
     ] = None,
 ) -> None:
     """Builds images of this checkout, tagged with its commit; the tag says so if there are uncommitted changes."""
@@ -51,7 +51,7 @@ def build(
 @images_app.command()
 def push(
     registry: Annotated[str, typer.Option(help="HOST[:PORT][/PATH]; log in first, with `docker login`")],
-    record: Annotated[Path, typer.Option(help="file for the digests, which compile and submit read")] = Path(
+    record: Annotated[Path, PathOption(help="file for the digests, which compile and submit read")] = Path(
         "images.json"
     ),
 ) -> None:

@@ -152,8 +152,10 @@ def measured_factors(folder: Path, rates: Rates) -> dict[str, float]:
             key = step["step"], step.get("fold"), step.get("cell_type"), step.get("backbone")
             taken[key] += float(step["seconds"])
         screen = None if any(step == "simulate" for step, *_ in taken) else Path(str(lineage["screen"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{label}: not the --out folder of a finished run ({type(error).__name__}: {error})") from None
+    except InputError as error:
+        raise InputError(f"{label}: not the --out folder of a finished run ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{label}: not the --out folder of a finished run (lineage.json has no durations)") from None
     if screen is not None and not screen.is_dir():
         raise InputError(f"{label}: its screen {screen} is gone, so that its work cannot be counted")
     factors: dict[str, list[float]] = defaultdict(list)

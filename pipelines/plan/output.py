@@ -30,7 +30,7 @@ SCHEMA = 3
 
 def run_plan(
     config: RunConfig,
-    screen: str | None,
+    screen: Path | None,
     gpus: Sequence[str],
     gpu: str | None,
     throughput: Path | None,
@@ -44,13 +44,12 @@ def run_plan(
         InputError: names the option, file or field, and what to do.
     """
     counts = sorted({*number_items("--gpus", gpus, 1)})
-    if screen is not None and not Path(screen).is_dir():
-        reason = "a local folder is expected; its tables are enough" if "://" in screen else "no such folder"
-        raise InputError(f"--screen {screen}: {reason}")
+    if screen is not None and not screen.is_dir():
+        raise InputError(f"--screen {screen}: no such folder")
     least = max(1, config.compute.processes)
     if counts and counts[0] < least:
         raise InputError(f"--gpus {counts[0]}: a task takes {least} GPUs (compute.processes); give at least those")
-    plan = RunPlan(config, Path(screen) if screen else None, read_rates(throughput, gpu), measured)
+    plan = RunPlan(config, screen, read_rates(throughput, gpu), measured)
     counts = counts or sorted({least, *(count for count in USUAL_GPUS if count > least), plan.enough_gpus})
     if as_json:
         print(json.dumps(plan_data(plan, counts), indent=1))  # noqa: T201

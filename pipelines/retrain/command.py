@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from components.core.command import PathOption
 from components.core.errors import InputError
 from pipelines.models.command import NOT_PROMOTED
 from pipelines.options import (
@@ -49,12 +50,12 @@ def retrain(
     again: Annotated[bool, typer.Option("--again", help="decide again although nothing has changed")] = False,
     truth: Truth = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Markdown file to append the decision to, for example $GITHUB_STEP_SUMMARY")
+        Path | None, PathOption(help="Markdown file to append the decision to, for example $GITHUB_STEP_SUMMARY")
     ] = None,
     images: ClusterImages = None,
     resubmit: Resubmit = None,
     timeout: Timeout = None,
-    out: Annotated[Path, typer.Option(help="folder of the results, with one folder per fingerprint")] = Path(
+    out: Annotated[Path, PathOption(help="folder of the results, with one folder per fingerprint")] = Path(
         "runs/retrain"
     ),
     store: Store = None,

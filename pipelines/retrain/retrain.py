@@ -31,6 +31,7 @@ from components.core.storage.object_store import ObjectStore
 from pipelines.checks import check_screen, screen_source, truth_file
 from pipelines.cluster.checks import check_addresses, check_cluster
 from pipelines.cluster.compile import images_of
+from pipelines.cluster.endpoint import check_url
 from pipelines.dag import training_graph
 from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, comparable
 from pipelines.retrain.fingerprint import changes, fingerprint_of
@@ -94,6 +95,7 @@ class _Retraining:
     ) -> None:
         """Checks the options, opens screen and store, and reads all that shows whether something has changed."""
         if request.endpoint:
+            check_url(request.endpoint)
             check_addresses(request.screen, request.truth)
             check_cluster(config, training_graph(config))
         self.config, self.request, self.report = config, request, report

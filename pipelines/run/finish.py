@@ -27,7 +27,7 @@ from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import choose_store, open_existing
-from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, MANIFEST, RESULTS, RUNS, TaskRecord
+from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, MANIFEST, RESULTS, RUNS, TaskRecord, run_file
 from components.core.storage.runs import fetch_run, finished_folds, read_run, record_results
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
@@ -111,7 +111,10 @@ def _compute(
     work.mkdir()
     record = fetch_run(store, key, work)
     config = parse(RunConfig, record.config, source=f"run {key}")
-    found = finished_folds(store, key, Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT))
+    manifests = [
+        Manifest.parse((work / name).read_bytes(), store.uri(run_file(key, name))) for name in (MANIFEST, HOLDOUT)
+    ]
+    found = finished_folds(store, key, *manifests)
     folds = {cell_type: found.get(cell_type, []) for cell_type in config.screen.cell_types}
     _check_quorum(key, _numbers(folds), config.folds.trained, quorum)  # before anything is fetched
     folds = {

@@ -252,7 +252,7 @@ def find_run(name: str, option: str = "--run") -> KnownRun:
     """
     if "://" in name:
         try:
-            store, key = split_address(name, RUNS, KEY, "a run's key")
+            store, key = split_address(name, RUNS, KEY, "a run's key", "KEY")
         except InputError as error:
             raise InputError(f"{option} {error}") from None
         return KnownRun(key, StoreConfig(bucket=store))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -140,6 +142,38 @@ def test_permissions_are_listed_one_by_one_and_bound_to_the_runs_account(overlay
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     (subject,) = binding["subjects"]
     assert (subject["name"], subject["namespace"]) == (CLUSTER.service_account, binding["metadata"]["namespace"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_account_that_follows_runs_reads_pods_and_nothing_else(overlay: str):
+    objects = built(overlay)
+    assert one(objects, "Role", "cellsignal-follow")["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}
+    ]
+    binding = one(objects, "RoleBinding", "cellsignal-follow")
+    assert binding["roleRef"]["name"] == "cellsignal-follow"
+    account = one(objects, "ServiceAccount", "cellsignal-follow")["metadata"]
+    (subject,) = binding["subjects"]
+    assert (subject["name"], subject["namespace"]) == (account["name"], account["namespace"])
+
+
+def test_argo_can_be_made_to_retry_failed_processes(tmp_path: Path):
+    """The component on Kubeflow's own ConfigMap, and the same patch for kubectl."""
+    name = {"name": "workflow-controller-configmap", "namespace": "kubeflow"}
+    defaults = "spec: {templateDefaults: {retryStrategy: {limit: 2, retryPolicy: OnError}}}"
+    theirs = {"artifactRepository": "archiveLogs: true", "workflowDefaults": defaults}
+    (tmp_path / "kubeflow.yaml").write_text(
+        yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": name, "data": theirs})
+    )
+    component = os.path.relpath(K8S / "retry-always", tmp_path.resolve())
+    kustomization = {"resources": ["kubeflow.yaml"], "components": [component]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    (found,) = built(str(tmp_path))
+    assert found["data"]["artifactRepository"] == "archiveLogs: true"
+    ours = yaml.safe_load(found["data"]["workflowDefaults"])
+    assert ours == {"spec": {"templateDefaults": {"retryStrategy": {"limit": 2, "retryPolicy": "Always"}}}}
+    patch = yaml.safe_load((K8S / "retry-always" / "workflow-controller.patch.yaml").read_text())
+    assert (patch["metadata"], yaml.safe_load(patch["data"]["workflowDefaults"])) == (name, ours)
 
 
 @pytest.mark.parametrize("overlay", ["base", "overlays/gpu", SINGLE_USER])

@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
+import re
 import socket
 import tempfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +125,88 @@ def test_an_endpoint_has_a_version_and_a_namespace(no_torch: RunConfig, monkeypa
         assert "correct cluster.namespace" in shown
         server.faults.append(Fault(500, body='{"message": "no database"}'))
         assert "no database; try again" in diagnose(no_torch, server.url)[1]
+
+
+def test_missing_keys_of_the_store_are_one_finding_among_others(
+    no_torch: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    code, shown = diagnose(RunConfig.load("demo", ["store.bucket=cellsignal"]))
+    assert code == 2
+    assert re.search(r"^failed  object store +.*AWS_ACCESS_KEY_ID is not set", shown, re.MULTILINE)
+    assert "ok      kfp " in shown
+    assert shown.splitlines()[-1].startswith("1 failed")
+
+
+@pytest.fixture
+def kubernetes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A Kubernetes API on loopback, by the kubeconfig of the environment: the JSON, or the status, of paths in a namespace."""
+    answers: dict[str, Any] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = answers.get(self.path.partition("/namespaces/")[2], 404)
+            self.send_response(answer if isinstance(answer, int) else 200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps({} if isinstance(answer, int) else answer).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    kubeconfig = {
+        "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "ada", "user": {}}],
+        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "ada"}}],
+        "current-context": "here",
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield answers
+    server.shutdown()
+    server.server_close()
+
+
+def test_account_and_secret_of_the_pods_are_looked_for(kubernetes: dict[str, Any], tmp_path: Path) -> None:
+    cluster = RunConfig.load("demo").cluster
+    account, secret = "cellsignal/serviceaccounts/cellsignal-run", "cellsignal/secrets/cellsignal-store"
+    kubernetes |= {account: {"metadata": {"name": "x"}}, secret: {"data": dict.fromkeys(doctor.REQUIRED_KEYS, "eA==")}}
+    assert {level for level, _ in found(doctor.check_namespace(cluster)).values()} == {"ok"}
+    kubernetes[secret] = {"data": {"AWS_ACCESS_KEY_ID": "eA=="}}
+    del kubernetes[account]
+    assert found(doctor.check_namespace(cluster)) == {
+        "service account": (
+            "failed",
+            "namespace cellsignal has no cellsignal-run; create it (docs/cluster.md), or correct the section cluster",
+        ),
+        "secret": ("failed", "cellsignal-store in namespace cellsignal lacks AWS_SECRET_ACCESS_KEY; create it again"),
+    }  # fmt: skip
+    kubernetes[secret] = 403
+    level, message = found(doctor.check_namespace(cluster))["secret"]
+    assert level == "warning"
+    assert message.startswith("not checked whether namespace cellsignal has cellsignal-store: 403")
+    (tmp_path / "kubeconfig").unlink()
+    level, message = found(doctor.check_namespace(cluster))["Kubernetes"]
+    assert level == "warning"
+    assert message.startswith("not checked whether namespace cellsignal has cellsignal-run, cellsignal-store: ")
+
+
+def test_a_kubeflow_for_a_single_user_is_explained_once(no_torch: RunConfig, kubernetes: dict[str, Any]) -> None:
+    with serve(KfpServer()) as server:
+        shown = diagnose(no_torch, server.url)[1]
+        assert (
+            "warning namespace             a single user's Kubeflow: pods start in its own namespace; set cluster"
+            in shown
+        )
+        assert "failed  secret                namespace cellsignal has no cellsignal-store" in shown
+        shown = diagnose(no_torch.changed(["cluster.namespace=kubeflow"], "--set"), server.url)[1]
+        assert (
+            "ok      namespace             a single user's Kubeflow: pods start in its own namespace, kubeflow" in shown
+        )
 
 
 def test_room_and_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,8 +64,9 @@ class StepResources(FrozenModel):
     timeout_hours: Positive = Field(6.0, description="hours after which a pod is stopped")
     retries: Annotated[int, Field(ge=0, le=20)] = Field(
         3,
-        description="how often Kubernetes may retry a task. Which failures Kubeflow retries depends on the installation: its own "
-        "manifests only deleted or evicted pods; `submit --wait --resubmit` works everywhere. Training resumes from its checkpoint",
+        description="how often a task may be retried within its run, two minutes after it ended. The installation's retryPolicy "
+        "decides after which failures: with Kubeflow's own manifests after a deleted pod, not after a failed process or an OOM "
+        "kill. Besides, `submit --wait` submits a failed run again. Training resumes from its checkpoint",
     )
     node_selector: dict[LabelKey, LabelValue] | None = Field(
         None,
@@ -162,8 +163,3 @@ class ClusterConfig(FrozenModel):
         description="taint of spot nodes; the default is GKE's, other clouds use others",
     )
     steps: StepsConfig = Field(StepsConfig(), description="resources of each step's pod")
-
-    @property
-    def credentials(self) -> str:
-        """The credentials that pods in the namespace use for the store, for messages."""
-        return f"secret {self.store_secret}" if self.store_secret else "the role of that account"

@@ -175,6 +175,13 @@ class StoreConfig(FrozenModel):
             raise ValueError(f"{bucket!r}: write a bucket's name, s3://BUCKET/PREFIX or file:///FOLDER")
         return bucket
 
+    @field_validator("prefix")
+    @classmethod
+    def _is_no_address(cls, prefix: str) -> str:
+        if ":/" in prefix:
+            raise ValueError(f"{prefix!r}: write the prefix alone, without the address of its bucket")
+        return prefix
+
     @property
     def address(self) -> str:
         """Both as one address, s3://BUCKET[/PREFIX] or file:///FOLDER; without a bucket, the folder in the user's cache."""

@@ -75,10 +75,10 @@ def resolve_fingerprint(store: ObjectStore, name: str) -> str:
 
 
 def model_address(address: str) -> tuple[str, str]:
-    """Store and name of a model's address, ADDRESS_OF_STORE/models/NAME, or of a name alone; see split_address."""
+    """Store and name of a model's address, STORE/models/FINGERPRINT or STORE/models/champion, or of a name alone."""
     names = rf"{THE_CHAMPION}(\.json)?|{DIGITS}"  # champion.json is what a bucket shows
     expected = f"`{THE_CHAMPION}` nor the first digits of a model's fingerprint (at least 4)"
-    store, name = split_address(address, MODELS, names, expected)
+    store, name = split_address(address, MODELS, names, expected, "FINGERPRINT")
     return store, name.removesuffix(".json")
 
 

@@ -392,7 +392,7 @@ def parse_folder(uri: str) -> Path:
     parts = urlsplit(uri, allow_fragments=False)
     path = unquote(parts.path)
     if parts.scheme != "file" or parts.netloc or not path.startswith("/") or not path.strip("/"):
-        raise InputError(f"object store {uri!r}: write file:///FOLDER, the folder's absolute path after file://")
+        raise InputError(f"{uri}: write file:///PATH, the absolute path after file://")
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 

@@ -58,26 +58,28 @@ def open_existing(address: str) -> ObjectStore:
         store.check()
     elif not store.root.is_dir():
         if address == StoreConfig().address:
-            raise InputError(f"{address}: nothing has been stored yet; start with `cellsignal run`")
+            raise InputError(
+                f"{address}: nothing has been stored yet; start with `cellsignal run`, or give another store (--store)"
+            )
         advice = f"correct --store or {STORE_VARIABLE}, or mount its file system"
         raise InputError(f"{address}: there is no object store; {advice}")
     return store
 
 
-def split_address(address: str, folder: str, names: str, expected: str) -> tuple[str, str]:
+def split_address(address: str, folder: str, names: str, expected: str, name: str) -> tuple[str, str]:
     """Store and name of ADDRESS_OF_STORE/FOLDER/NAME; the store is empty for a name alone.
 
-    `names` is the pattern of a name, `expected` what the InputError for anything else calls one.
+    `names` is the pattern of a name. The InputError for anything else describes one as `expected`, and as `name` in an address.
     """
     whole = address.rstrip("/")
-    store, _, name = whole.rpartition(f"/{folder}/")
+    store, _, found = whole.rpartition(f"/{folder}/")
     in_store = re.fullmatch(STORE_ADDRESS, store) and not store.endswith("/")
-    if not re.fullmatch(names, name) or not (in_store or name == whole):
+    if not re.fullmatch(names, found) or not (in_store or found == whole):
         raise InputError(
-            f"{address}: neither {expected} nor its address, which looks like s3://BUCKET[/PREFIX]/{folder}/NAME or "
-            f"file:///FOLDER/{folder}/NAME"
+            f"{address}: neither {expected} nor its address, which looks like s3://BUCKET[/PREFIX]/{folder}/{name} or "
+            f"file:///FOLDER/{folder}/{name}"
         )
-    return store, name
+    return store, found
 
 
 def open_screen(address: str) -> ScreenSource:

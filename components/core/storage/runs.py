@@ -124,7 +124,7 @@ def read_source(own: ObjectStore, init_from: str) -> tuple[ObjectStore, SourceRu
     InputError for anything else, or as `read_run`.
     """
     try:
-        address, key = split_address(init_from, RUNS, KEY, "a run's key")
+        address, key = split_address(init_from, RUNS, KEY, "a run's key", "KEY")
     except InputError as error:
         folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
         raise InputError(f"{OPTION}: {error}{folder}") from None

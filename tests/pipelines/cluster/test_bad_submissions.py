@@ -105,6 +105,7 @@ def test_rejects_invalid_logins(variables: dict[str, str], message: str):
 
 
 OPTIONS = [
+    ({"endpoint": "kfp.example.org", "screen": None}, "--endpoint kfp.example.org: write it as http"),  # at once
     ({"screen": None}, "--screen is missing, and a cluster does not simulate"),
     ({"screen": "."}, r"--screen \.: is not an address in a bucket, .* copy it there"),
     ({"screen": "gs://bucket/screen"}, "--screen gs://bucket/screen: is not an address in a bucket"),

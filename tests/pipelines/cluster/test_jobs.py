@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from components.core.config import RunConfig
+from components.core.errors import InputError
 from pipelines.cli import app
 from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.jobs import step_jobs
@@ -139,6 +140,17 @@ def test_the_command_writes_the_configuration_and_a_file_for_each_step(config_fi
     assert container["args"][:2] == ["--config", "/etc/cellsignal/run.yaml"]
     assert {"name": "config", "configMap": {"name": config_map["metadata"]["name"]}} in pod["volumes"]
     assert container["image"].endswith(f"cellsignal-cpu@{DIGEST}")
+
+
+def test_jobs_of_a_screen_in_a_bucket_simulate_none(config_file: Path, tmp_path: Path):
+    options = ["--config", str(config_file), "--out", str(tmp_path / "jobs"), "--images", "tags"]
+    done = CliRunner().invoke(app, ["jobs", *options, "--screen", "s3://lab/screen"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "jobs" / "simulate.yaml").exists()
+    (container,) = containers(list(yaml.safe_load_all((tmp_path / "jobs" / "normalize.yaml").read_text())))
+    assert parsed(container)["source"] == "s3://lab/screen"
+    with pytest.raises(InputError, match="--screen /lab: is not an address in a bucket"):
+        CliRunner().invoke(app, ["jobs", *options, "--screen", "/lab"], catch_exceptions=False)
 
 
 def test_bad_input_fails_a_job_at_once_and_a_preempted_pod_does_not_count():

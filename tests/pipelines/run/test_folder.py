@@ -79,7 +79,7 @@ def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
     assert f"run old-1: no such run below {nowhere} (`cellsignal runs` lists the runs there)" in refused(
         f"init_from={nowhere}/runs/old-1"
     )
-    assert "file:///FOLDER/runs/NAME" in refused(f"init_from={nowhere}")
+    assert "file:///FOLDER/runs/KEY" in refused(f"init_from={nowhere}")
     old = "init_from=old-1"
     assert "init_from: run old-1 has no pretrained weights of fold 0 and tiny (it has none)" in refused(old)
     assert "backbone tiny has stem 8, but 4 in run old-1" in refused(old, "backbones.0.stem=8")

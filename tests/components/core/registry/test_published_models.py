@@ -91,7 +91,7 @@ def download_champion(store: ObjectStore, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (rewrite(a_field_to_come=1), r"damaged, not a model's manifest \(a_field_to_come"),
+        (rewrite(a_field_to_come=1), r"of another version of cellsignal, not a model's manifest \(a_field_to_come"),
         (
             lambda store, model: store.put(manifest(model), small_model(1).to_json()),
             "damaged, it is the manifest of model",

@@ -108,9 +108,9 @@ def test_every_task_of_a_run_has_its_own_record(written: MemoryStore) -> None:
 
 def test_a_run_is_named_by_key_or_address_and_by_nothing_else() -> None:
     for text, store in ((KEY, ""), (f"file:///data/team/runs/{KEY}/", "file:///data/team")):
-        assert split_address(text, RUNS, PATTERN, "a run's key") == (store, KEY)
+        assert split_address(text, RUNS, PATTERN, "a run's key", "KEY") == (store, KEY)
     for text in ("", "runs/demo", "s3://runs/demo", "s3://bucket/demo", "s3://bucket/runs/", "../a", "s3://b/runs/a b"):
-        with pytest.raises(InputError, match=r"neither a run's key nor its address, .* s3://BUCKET.*/runs/NAME"):
+        with pytest.raises(InputError, match=r"neither a run's key nor its address, .* s3://BUCKET.*/runs/KEY"):
             read_source(MemoryStore(), text)
 
 
