@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -32,6 +32,7 @@ from components.core.errors import InputError, StepError
 from components.core.storage.object_store import ObjectStore, parse_folder
 from components.core.storage.opening import is_folder
 from pipelines.cluster.pod_settings import REQUIRED_KEYS
+from pipelines.cluster.pods import TIMEOUTS, kubernetes_api
 from pipelines.images.code_version import code_version
 from pipelines.images.record import RECORD, missing_image, read_images, request_status, split_reference
 
@@ -42,8 +43,6 @@ GIB = 1 << 30
 LITTLE_GIB, NONE_GIB = 20, 1
 """Free space below which there is a warning, and below which no run works."""
 TORCH_SECONDS = 120
-KUBERNETES_TIMEOUTS = (5.0, 20.0)
-"""Seconds to connect, and between two parts of a response."""
 KUBEFLOW = "kubeflow"
 """Usual namespace of a Kubeflow for a single user."""
 PARTS_MIB = 33
@@ -379,7 +378,7 @@ def check_namespace(config: ClusterConfig) -> Iterator[Finding]:
         for kind, name in wanted:
             read = api.read_namespaced_secret if kind == "secret" else api.read_namespaced_service_account
             try:
-                found = read(name, namespace, _request_timeout=KUBERNETES_TIMEOUTS)
+                found = read(name, namespace, _request_timeout=TIMEOUTS)
             except client.ApiException as error:
                 if error.status == 404:
                     message = f"namespace {namespace} has no {name}; create it (docs/cluster.md), or correct the section cluster"
@@ -398,18 +397,3 @@ def check_namespace(config: ClusterConfig) -> Iterator[Finding]:
     except (kubeconfig.ConfigException, HTTPError, OSError, ValueError) as error:
         names, reason = ", ".join(name for _, name in wanted), " ".join(str(error).split())[:200]
         yield Finding("Kubernetes", "warning", f"{unchecked} {names}: {reason}")
-
-
-def kubernetes_api() -> Any:
-    """The Kubernetes API by the user's kubeconfig, or in a pod by its service account; a request makes one attempt.
-
-    Raises:
-        kubernetes.config.ConfigException: there is neither.
-    """
-    from kubernetes import client, config
-
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
-    (config.load_incluster_config if in_pod else config.load_kube_config)()
-    settings = client.Configuration.get_default_copy()
-    settings.retries = 0
-    return client.CoreV1Api(client.ApiClient(settings))

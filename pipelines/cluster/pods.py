@@ -122,10 +122,7 @@ class PodReader:
         if self.refusal:
             return None
         try:
-            if self._api is None:
-                in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
-                (config.load_incluster_config if in_pod else config.load_kube_config)()
-                self._api = client.CoreV1Api()
+            self._api = self._api or kubernetes_api()
             return request(self._api)
         except client.ApiException as error:
             if error.status in (401, 403):
@@ -135,6 +132,21 @@ class PodReader:
         except urllib3.exceptions.HTTPError:
             pass  # it may answer the next time
         return None
+
+
+def kubernetes_api() -> Any:
+    """The Kubernetes API by the user's kubeconfig, or in a pod by its service account; a request makes one attempt.
+
+    Raises:
+        kubernetes.config.ConfigException: there is neither.
+    """
+    from kubernetes import client, config
+
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+    (config.load_incluster_config if in_pod else config.load_kube_config)()
+    settings = client.Configuration.get_default_copy()
+    settings.retries = 0
+    return client.CoreV1Api(client.ApiClient(settings))
 
 
 def _run_pod(pod: Any) -> RunPod:
