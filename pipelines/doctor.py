@@ -29,7 +29,8 @@ from rich.text import Text
 
 from components.core.config import ClusterConfig, RunConfig
 from components.core.errors import InputError, StepError
-from components.core.storage.object_store import ObjectStore, parse_folder
+from components.core.files import parse_folder
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_folder
 from pipelines.cluster.pod_settings import REQUIRED_KEYS
 from pipelines.cluster.pods import TIMEOUTS, kubernetes_api

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from components.core.errors import ContactError, InputError, StepError, known_error
+from components.core.files import parse_folder
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
@@ -28,8 +29,6 @@ def path_or_name(text: str | Path) -> str:
     if not scheme:
         return text
     if scheme[1].lower() == "file":
-        from components.core.storage.object_store import parse_folder  # loads obstore
-
         return str(parse_folder(text))
     raise InputError(f"{text}: only a path on this machine is possible here, or file:///PATH")
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, locks between processes, the cache folder. Local disks only."""
+"""Files and folders that appear complete or not at all, locks between processes, file:// addresses, the cache folder. Local disks only."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
+
+from components.core.errors import InputError
 
 
 def cache_folder() -> Path:
     """This program's part of the user's cache folder, absolute; may be missing."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.path.abspath(cache)) / "cellsignal"  # noqa: PTH100 - links stay as the user made them
+
+
+def parse_folder(uri: str) -> Path:
+    """The folder of file:///FOLDER; InputError for anything else."""
+    parts = urlsplit(uri, allow_fragments=False)
+    path = unquote(parts.path)
+    if parts.scheme != "file" or parts.netloc or not path.startswith("/") or not path.strip("/"):
+        raise InputError(f"{uri}: write file:///PATH, the absolute path after file://")
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.core.errors import InputError, StepError
+from components.core.files import parse_folder
 from components.core.storage.digests import digest_text, file_names
-from components.core.storage.object_store import ObjectStore, parse_folder, parse_uri
+from components.core.storage.object_store import ObjectStore, parse_uri
 from components.core.storage.opening import is_folder
 
 UNFINISHED = ".unfinished"

@@ -20,14 +20,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore
 
 from components.core.errors import NO_ROOM, InputError, MissingObjectError, StepError
-from components.core.files import cache_folder, locked
+from components.core.files import cache_folder, locked, parse_folder
 from components.core.storage.digests import digest_bytes
 
 if TYPE_CHECKING:
@@ -385,15 +385,6 @@ def parse_uri(uri: str) -> tuple[str, str]:
         raise InputError(f"{uri}: not an object store address; write s3://BUCKET/KEY")
     # A pipeline root may carry its provider's settings as a query, which is no part of the key.
     return parts.netloc, parts.path.lstrip("/")
-
-
-def parse_folder(uri: str) -> Path:
-    """The folder of file:///FOLDER; InputError for anything else."""
-    parts = urlsplit(uri, allow_fragments=False)
-    path = unquote(parts.path)
-    if parts.scheme != "file" or parts.netloc or not path.startswith("/") or not path.strip("/"):
-        raise InputError(f"{uri}: write file:///PATH, the absolute path after file://")
-    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _errno(error: Exception) -> int | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from components.core.config import StoreConfig
 from components.core.config.run import STORE_ADDRESS
 from components.core.errors import InputError
+from components.core.files import parse_folder
 from components.core.screen.screen_source import ScreenBucket, ScreenDirectory, ScreenSource
-from components.core.storage.object_store import ObjectStore, parse_folder
+from components.core.storage.object_store import ObjectStore
 
 STORE_VARIABLE = "CELLSIGNAL_STORE"
 CLUSTER_BUCKET = "cellsignal"
