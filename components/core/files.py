@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, locks between processes, file:// addresses, the cache folder. Local disks only."""
+"""Files that appear complete or not at all, locks between processes, file:// addresses, the cache folder. Local disks only."""
 
 from __future__ import annotations
 
