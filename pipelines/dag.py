@@ -16,12 +16,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
-from components.assign.config import AssignConfig
 from components.core.config import RunConfig
-from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.core.storage.run_records import task_name
-from components.normalize.config import NormalizeConfig
 
 GPU_STEPS = ("pretrain", "finetune", "pseudo_label", "infer")
 """Steps that run networks; the others need CPUs alone."""
@@ -119,6 +117,10 @@ class TaskGraph:
         """Whether this is a training rather than a prediction of new plates."""
         return any(task.step == "pretrain" for task in self.tasks)
 
+    def groups(self) -> list[tuple[DagTask, ...]]:
+        """Consecutive tasks of the same fold and cell type, which may run in one pod."""
+        return [tuple(each) for _, each in groupby(self.tasks, key=lambda task: (task.fold, task.cell_type))]
+
     def counts(self) -> dict[str, int]:
         """Number of tasks by step, in the order of the DAG; steps without tasks are left out."""
         found = Counter(task.step for task in self.tasks)
@@ -177,19 +179,3 @@ def _add_prediction(graph: TaskGraph, cell_type: str, logits: tuple[TaskOutput, 
 def _add_report(graph: TaskGraph, predictions: Sequence[TaskOutput]) -> None:
     manifests = {name: graph.tasks[0].output(name) for name in OUTPUTS["normalize"]}
     graph.add("report", {**manifests, "uris": tuple(predictions)})
-
-
-def step_configs(config: RunConfig) -> dict[str, str]:
-    """Each step's part of the configuration as its component takes it, JSON by step.
-
-    A change of one section makes only the steps that read it run again.
-    """
-    return {
-        "normalize": config.section(NormalizeConfig).model_dump_json(),
-        "pretrain": config.section(PretrainSettings).model_dump_json(),
-        "finetune": config.section(MeanTeacherSettings).model_dump_json(),
-        "pseudo_label": config.section(MeanTeacherSettings).model_dump_json(),
-        "infer": config.section(InferSettings).model_dump_json(),
-        "assign": config.section(AssignConfig).model_dump_json(),
-        "report": config.model_dump_json(),
-    }

@@ -1,11 +1,11 @@
 """The DAG as a KFP pipeline, for this machine and for a cluster. Imports kfp, never torch.
 
 The tasks of all folds become one ParallelFor over the folds, cell types and backbones are unrolled, and one Collected per cell
-type feeds ensemble: kfp.local and clusters both run this shape. KFP reads the annotations of the pipelines below, so this module
-must not use `from __future__ import annotations`.
+type feeds ensemble: kfp.local and clusters both run this shape. On a cluster a group of the DAG's tasks may be one task of KFP.
+KFP reads the annotations of the pipelines below, so this module must not use `from __future__ import annotations`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,41 +17,59 @@ from components.core.config import RunConfig, result_config
 from components.core.storage.run_records import task_name
 from components.ensemble.component import ensemble
 from components.finetune.component import finetune
+from components.groups import ensemble_assign, finetune_infer, finetune_pseudo_label, pretrain_all
+from components.image import CPU, GPU
 from components.infer.component import infer
 from components.normalize.component import normalize
 from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
 from components.report.component import report
 from pipelines.cluster.pod_settings import apply_pod_settings, pipeline_name, resources_of
-from pipelines.dag import DagTask, TaskGraph, TaskOutput, step_configs
+from pipelines.dag import GPU_STEPS, DagTask, TaskGraph, TaskOutput
 
-COMPONENTS: Mapping[str, Callable[..., dsl.PipelineTask]] = {
-    "normalize": normalize,
-    "pretrain": pretrain,
-    "finetune": finetune,
-    "pseudo_label": pseudo_label,
-    "infer": infer,
-    "ensemble": ensemble,
-    "assign": assign,
-    "report": report,
+Group = tuple[DagTask, ...]
+"""Tasks of the DAG that are one task of KFP."""
+FUNCTIONS: Mapping[tuple[str, ...], Callable[..., Any]] = {
+    ("normalize",): normalize,
+    ("pretrain",): pretrain,
+    ("finetune",): finetune,
+    ("pseudo_label",): pseudo_label,
+    ("infer",): infer,
+    ("ensemble",): ensemble,
+    ("assign",): assign,
+    ("report",): report,
+    ("pretrain", "pretrain"): pretrain_all,
+    ("finetune", "pseudo_label"): finetune_pseudo_label,
+    ("finetune", "infer"): finetune_infer,
+    ("ensemble", "assign"): ensemble_assign,
 }
-TaskSettings = Callable[[dsl.PipelineTask, DagTask], object]
-"""Applies the settings of the machine or cluster to a task."""
+"""By the steps of a group."""
+COMPONENTS: Mapping[tuple[str, ...], Callable[..., dsl.PipelineTask]] = {
+    steps: dsl.component(
+        function,
+        base_image=GPU if steps[0] in GPU_STEPS else CPU,
+        packages_to_install=[],
+        install_kfp_package=False,
+    )
+    for steps, function in FUNCTIONS.items()
+}
+TaskSettings = Callable[[dsl.PipelineTask, Group], object]
+"""Applies the settings of the machine or cluster to a task of KFP."""
 
 
-def local_pipeline(config: RunConfig, graph: TaskGraph) -> BaseComponent:
-    """The pipeline of a run's DAG for this machine.
+def local_pipeline(config: RunConfig, graph: TaskGraph, grouped: bool = False) -> BaseComponent:
+    """The pipeline of a run's DAG for this machine, for a test also with `grouped` tasks.
 
     Its parameters are source, fingerprint, truth and lineage; with model, experiments and any_cell_type if it predicts new plates.
     """
 
-    def uncached(made: dsl.PipelineTask, task: DagTask) -> None:
+    def uncached(made: dsl.PipelineTask, group: Group) -> None:
         # Only the step itself can check whether images under the same name have changed.
-        if task.step in ("normalize", "report"):
+        if group[0].step in ("normalize", "report"):
             made.set_caching_options(enable_caching=False)
 
-    whole = step_configs(config)["report"]
-    return _pipeline(config, graph, "{}", whole, config.local.parallel_folds, uncached)
+    groups = graph.groups() if grouped else [(task,) for task in graph.tasks]
+    return _pipeline(config, graph, groups, "{}", config.model_dump_json(), config.local.parallel_folds, uncached)
 
 
 def cluster_pipeline(config: RunConfig, graph: TaskGraph, images: Mapping[str, str], lineage: str) -> BaseComponent:
@@ -68,27 +86,34 @@ def cluster_pipeline(config: RunConfig, graph: TaskGraph, images: Mapping[str, s
         or tables change.
     """
 
-    def settings(made: dsl.PipelineTask, task: DagTask) -> None:
+    def settings(made: dsl.PipelineTask, group: Group) -> None:
+        task, steps = group[0], [each.step for each in group]
         image = images.get("gpu" if task.on_gpu else "cpu")
-        apply_pod_settings(made, resources_of(config, task.step), config.cluster, image)
+        apply_pod_settings(made, resources_of(config, *steps), config.cluster, image)
         # The truth that report reads may change under its address.
         cached = config.cluster.caching and image is not None and task.step != "report"
         made.set_caching_options(enable_caching=cached)
-        made.set_display_name(task_name(task.step, None, task.cell_type, task.backbone))
+        backbone = task.backbone if len(group) == 1 else None
+        made.set_display_name(task_name(" and ".join(dict.fromkeys(steps)), None, task.cell_type, backbone))
 
-    return _pipeline(config, graph, lineage, result_config(config), config.cluster.parallel_folds, settings)
+    groups = graph.groups() if config.cluster.group == "fold" else [(task,) for task in graph.tasks]
+    return _pipeline(config, graph, groups, lineage, result_config(config), config.cluster.parallel_folds, settings)
 
 
 def _pipeline(
-    config: RunConfig, graph: TaskGraph, known: str, whole: str, parallel: int, settings: TaskSettings
+    config: RunConfig,
+    graph: TaskGraph,
+    groups: Sequence[Group],
+    known: str,
+    read: str,
+    parallel: int,
+    settings: TaskSettings,
 ) -> BaseComponent:
     """The pipeline of a training or a prediction.
 
-    Configurations of steps with several tasks are parameters, so each is in the file once; users leave their defaults.
+    normalize writes `read`, the configuration that steps read, into the manifests, from which all steps but report take it.
     """
-    part = step_configs(config)
-    last = "pseudo_label" if config.has_pseudo_labels else "infer"
-    folds = [{"fold": fold} for fold in config.folds.trained]
+    shown = config.model_dump_json()
 
     if not graph.trains:
 
@@ -101,16 +126,15 @@ def _pipeline(
             any_cell_type: bool = False,
             truth: str = "",
             lineage: str = known,
-            infer_config: str = part["infer"],
-            assign_config: str = part["assign"],
         ):
-            configs = {**part, "infer": infer_config, "assign": assign_config}
-            new = {"model": model, "experiments": experiments, "any_cell_type": any_cell_type}
-            read = {"source": source, "fingerprint": fingerprint, "whole_config": whole, "lineage": lineage, **new}
-            more: dict[str, dict[str, Any]] = {"normalize": read, "report": {"truth": truth, "lineage": lineage}}
-            _add_tasks(graph, configs, more, None, parallel, settings)
+            given: dict[str, Any] = {"config": read, "source": source, "fingerprint": fingerprint, "lineage": lineage}
+            given |= {"model": model, "experiments": experiments, "any_cell_type": any_cell_type}
+            arguments = {"normalize": given, "report": {"config": shown, "truth": truth}}
+            _add_tasks(groups, arguments, None, parallel, settings)
 
         return prediction
+
+    folds = [{"fold": fold} for fold in config.folds.trained]
 
     @dsl.pipeline(name=pipeline_name(config, graph))
     def training(
@@ -119,69 +143,72 @@ def _pipeline(
         truth: str = "",
         lineage: str = known,
         jobs: list[dict] = folds,
-        pretrain_config: str = part["pretrain"],
-        finetune_config: str = part["finetune"],
-        final_config: str = part[last],
-        assign_config: str = part["assign"],
     ):
-        configs = {**part, "pretrain": pretrain_config, "finetune": finetune_config, last: final_config}
-        configs["assign"] = assign_config
-        read = {"source": source, "fingerprint": fingerprint, "whole_config": whole, "lineage": lineage}
-        more: dict[str, dict[str, Any]] = {"normalize": read, "report": {"truth": truth, "lineage": lineage}}
-        _add_tasks(graph, configs, more, jobs, parallel, settings)
+        given = {"config": read, "source": source, "fingerprint": fingerprint, "lineage": lineage}
+        arguments = {"normalize": given, "report": {"config": shown, "truth": truth}}
+        _add_tasks(groups, arguments, jobs, parallel, settings)
 
     return training
 
 
 def _add_tasks(
-    graph: TaskGraph,
-    configs: Mapping[str, Any],
-    more: Mapping[str, Mapping[str, Any]],
+    groups: Sequence[Group],
+    arguments: Mapping[str, Mapping[str, Any]],
     jobs: Any,
     parallel: int,
     settings: TaskSettings,
 ) -> None:
-    """Adds a graph's tasks to the pipeline that is being defined.
+    """Adds groups of tasks to the pipeline that is being defined.
 
-    `configs` and `more` are each step's configuration and further arguments; `jobs` is the pipeline parameter with the folds of the
-    only loop, or None for the folds in the graph.
+    `arguments` are those of steps besides inputs and labels; `jobs` is the pipeline parameter with the folds of the only loop, or
+    None for the folds in the graph.
     """
     made: dict[DagTask, dsl.PipelineTask] = {}
 
-    def add(task: DagTask, fold: Any = None) -> None:
-        arguments = {"config": configs[task.step]} if task.step in configs else {}
-        if task.on_gpu:
-            arguments |= {**task.labels, "fold": fold}
-        made[task] = COMPONENTS[task.step](**arguments, **_inputs(task, made), **more.get(task.step, {}))
-        settings(made[task], task)
+    def add(group: Group, fold: Any = None) -> None:
+        first, steps = group[0], tuple(task.step for task in group)
+        labels = {**first.labels, "fold": fold} if first.on_gpu else {}
+        if len(group) > 1 and first.backbone:
+            steps = steps[:2]  # a configuration has two backbones at most
+            labels["backbones"] = [task.backbone for task in group]
+            del labels["backbone"]
+        inputs = {name: value for task in group for name, value in _inputs(task, made).items()}
+        added = COMPONENTS[steps](**labels, **inputs, **arguments.get(first.step, {}))
+        made.update(dict.fromkeys(group, added))
+        settings(added, group)
 
-    for of_folds, tasks in groupby(graph.tasks, key=lambda task: task.fold is not None):
+    for of_folds, found in groupby(groups, key=lambda group: group[0].fold is not None):
         if not of_folds:
-            for task in tasks:
-                add(task)
+            for group in found:
+                add(group)
             continue
-        by_fold = {fold: [*each] for fold, each in groupby(tasks, key=lambda task: task.fold)}
+        by_fold = {fold: [*each] for fold, each in groupby(found, key=lambda group: group[0].fold)}
         items = jobs if jobs is not None else [{"fold": fold} for fold in by_fold]
         with dsl.ParallelFor(items, parallelism=parallel) as job:
-            for task in next(iter(by_fold.values())):
-                add(task, job.fold)
+            for group in next(iter(by_fold.values())):
+                add(group, job.fold)
 
 
 def _inputs(task: DagTask, made: Mapping[DagTask, dsl.PipelineTask]) -> dict[str, Any]:
     """A task's inputs as its component takes them; in `made`, the tasks of the first fold stand for a loop's.
 
-    KFP has no list of artifacts from unrolled tasks: the networks of two backbones are two arguments, and the predictions of
-    all cell types are a list of addresses, which assign returns.
+    What comes from its own group, which is not made yet, is no input. KFP has no list of artifacts from unrolled tasks: networks of
+    two backbones are two arguments, and the predictions of all cell types are a list of addresses, which assign returns.
     """
     found: dict[str, Any] = {}
     for name, value in task.inputs.items():
+        first = value if isinstance(value, TaskOutput) else value[0]
+        if first.task not in made:
+            continue
+        output = made[first.task].outputs[first.name] if name != "uris" else None
         if isinstance(value, TaskOutput):
-            found[name] = made[value.task].outputs[value.name]
+            found[name] = output
         elif name == "bases":
-            for argument, each in zip(("base", "second_base"), value, strict=False):
-                found[argument] = made[each.task].outputs[each.name]
+            networks = dict.fromkeys(made[each.task] for each in value)  # a group's are one folder
+            for argument, each in zip(("base", "second_base"), networks, strict=False):
+                found[argument] = each.outputs[first.name]
         elif name == "logits":
-            found[name] = dsl.Collected(made[value[0].task].outputs[value[0].name])
+            found[name] = dsl.Collected(output)
         else:
             found[name] = [made[each.task].outputs["Output"] for each in value]
     return found

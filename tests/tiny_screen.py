@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.config import FoldsConfig, ScreenConfig
+from components.core.config import FoldsConfig, RunConfig, ScreenConfig
 from components.core.errors import MissingObjectError
-from components.normalize.config import NormalizeConfig
 
 SIZE = 16
 LABELLED = ("HUVEC-01", "HUVEC-02", "RPE-01")
@@ -23,7 +22,7 @@ PLATES = (1, 2)
 TREATMENTS = {1: ("sirna_7", "sirna_30", "sirna_2"), 2: ("sirna_100", "sirna_11", "sirna_9")}
 TREATED_WELLS = ("B03", "B04", "C02")
 CONTROLS = (("B02", "UNTREATED", "negative_control"), ("C03", "sirna_5", "positive_control"))
-CONFIG = NormalizeConfig(
+CONFIG = RunConfig(
     screen=ScreenConfig(cell_types=("HUVEC", "RPE"), image_size=SIZE, sites=2), folds=FoldsConfig(count=2)
 )
 

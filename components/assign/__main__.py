@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from components.assign.step import AssignConfig, run
+from components.assign.step import run
 from components.core.command import (
     AddressOption,
     ConfigOption,
@@ -26,10 +26,10 @@ def assign(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Predicts the treatment wells of one cell type."""
-    section = RunConfig.load(config, changes).section(AssignConfig)
+    prior = RunConfig.load(config, changes).prior
     with step_files() as files:
         manifest, held_out, read = (Path(files.input(each)) for each in (screen, holdout, logits))
-        run(section, manifest, held_out, read, Path(files.output(out)))
+        run(manifest, held_out, read, Path(files.output(out)), prior)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,8 @@
 
 from kfp import dsl
 
-from components.image import CPU
 
-
-@dsl.component(**CPU)
 def assign(
-    config: str,
     screen: dsl.Input[dsl.Dataset],
     holdout: dsl.Input[dsl.Dataset],
     logits: dsl.Input[dsl.Dataset],
@@ -15,5 +11,5 @@ def assign(
 ) -> str:
     from components.assign.step import main
 
-    main(config=config, screen=screen.path, holdout=holdout.path, logits=logits.path, predictions=predictions.path)
+    main(screen=screen.path, holdout=holdout.path, logits=logits.path, predictions=predictions.path)
     return predictions.uri

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.assign.config import AssignConfig as AssignConfig
 from components.core import progress
-from components.core.config import PriorConfig, parse
+from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import InputError
 from components.core.evaluation.calibration import fit_temperature
 from components.core.files import atomic_directory
@@ -58,14 +57,14 @@ class RoleWells:
     logits_WK: NDArray[np.float32]
 
 
-def main(config: str, screen: str, holdout: str, logits: str, predictions: str) -> None:
-    """Runs the step on paths, with AssignConfig as JSON."""
-    section = parse(AssignConfig, json.loads(config), source="assign")
+def main(screen: str, holdout: str, logits: str, predictions: str, config: str = "") -> None:
+    """Runs the step on paths; `config` is RunConfig as JSON, instead of the manifest's."""
     with progress.task("assign", cell_type=read_logits(Path(logits)).cell_type):
-        run(section, Path(screen), Path(holdout), Path(logits), Path(predictions))
+        own = parse(RunConfig, json.loads(config), source="config").prior if config else None
+        run(Path(screen), Path(holdout), Path(logits), Path(predictions), own)
 
 
-def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Path) -> None:
+def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig | None = None) -> None:
     """Predicts all treatment wells of a cell type: before the prior, within the plate's group, and one to one.
 
     Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells only from the other
@@ -73,11 +72,11 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
     its logits, so that out-of-fold accuracy is representative of new experiments.
 
     Args:
-        config: the sections that assign reads.
         screen: manifest of the training and unlabelled experiments, or the reference of new plates.
         holdout: manifest of the held-out experiments, or of new plates, without treatment labels.
         logits: directory that ensemble wrote.
         out: directory, written atomically: oof.csv, unlabelled.csv, holdout.csv, assign.json, meta.json.
+        prior: the settings; None for those of the manifest's configuration.
 
     Raises:
         InputError: files that do not fit together, a mistake in the plate design, or an unclear arrangement if
@@ -85,7 +84,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
     """
     manifest, held_out, content = Manifest.read(screen), Manifest.read(holdout), read_logits(logits)
     report_status(manifest.store, manifest.run)
-    vocabulary, prior = manifest.vocabulary, config.prior
+    vocabulary, prior = manifest.vocabulary, prior or manifest.run_config().prior
     if content.classes != len(vocabulary.classes):
         raise InputError(
             f"{logits}: logits of {content.classes} classes, but {screen} has {len(vocabulary.classes)}; "

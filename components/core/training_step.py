@@ -1,7 +1,7 @@
 """The frame of every training step: it uses all GPUs of its pod, reuses finished outputs, and resumes after a kill.
 
-A step's `main` calls `start_processes` first; if that starts several processes, each runs the same `main` and this one is done.
-torchrun starts each of them as `python -m components.core.processes JOB`.
+If a step needs several processes, torchrun starts each of them as `python -m components.core.processes JOB`, and each runs the
+step's `main`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from components.core import progress
-from components.core.config import ComputeConfig, parse
+from components.core.config import ComputeConfig, RunConfig, parse
 from components.core.errors import NO_ROOM, InputError, StepError
 from components.core.files import write_atomically
 from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.device import arithmetic, pick_device
-from components.core.learning.step_settings import library_versions
+from components.core.learning.step_settings import LearningSettings, library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.processes import dies_with_parent, stop
 from components.core.storage.finished import run_once, work_key
@@ -40,16 +40,17 @@ ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team saves the error that ended it."""
 _STOP_SECONDS = 10.0
 Work = Callable[[Mapping[str, Path], Checkpoints], None]
+S = TypeVar("S", bound=LearningSettings)
 
 
 @dataclass(frozen=True)
-class TrainingStep:
+class TrainingStep(Generic[S]):
     """One process of a training step.
 
     Attributes:
         name: the step's name.
         labels: distinguish tasks of the same step: fold, cell_type, backbone.
-        compute: how the step uses its machine.
+        settings: the sections of the configuration that the step reads.
         team: the processes that share the step.
         screen: the manifest that the step reads.
         store: the screen's store, which keeps finished outputs and checkpoints too.
@@ -57,7 +58,7 @@ class TrainingStep:
 
     name: str
     labels: Mapping[str, Any]
-    compute: ComputeConfig
+    settings: S
     team: Team
     screen: Manifest
     store: ObjectStore
@@ -86,7 +87,7 @@ class TrainingStep:
             **inputs,
             **{name: str(value) for name, value in self.labels.items()},
             "libraries": library_versions(),
-            "arithmetic": arithmetic(self.compute, pick_device(), self.team.size),
+            "arithmetic": arithmetic(self.settings.compute, pick_device(), self.team.size),
         }
         saved = f"checkpoints/{self.name}/{work_key(self.name, key_inputs, outputs)}/latest.pt"
         if not self.team.leads:
@@ -101,7 +102,7 @@ class TrainingStep:
         def lead(paths: Mapping[str, Path]) -> None:
             nonlocal worked
             worked = self.team.agreed(True)
-            checkpoints = Checkpoints(self.store, saved, self.compute.checkpoint_seconds, self.team)
+            checkpoints = Checkpoints(self.store, saved, self.settings.compute.checkpoint_seconds, self.team)
             try:
                 work(paths, checkpoints)
             except OSError as error:
@@ -127,43 +128,45 @@ class TrainingStep:
 
 
 @contextmanager
-def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any) -> Iterator[TrainingStep]:
+def training_step(name: str, kind: type[S], arguments: Mapping[str, Any]) -> Iterator[TrainingStep[S] | None]:
     """One process of a step in its team, with the screen's manifest and store open; only the leader reports progress.
+
+    Yields None if `compute.processes` asked for several processes: they have run the step by then.
 
     Args:
         name: the step's name.
-        compute: how the step uses its machine.
-        screen: path of the manifest that normalize wrote.
-        **labels: distinguish tasks of the same step.
+        kind: the sections of the configuration that it reads.
+        arguments: those of its `main`, plain data: `screen`, the path of the manifest that normalize wrote; `config`, RunConfig as
+            JSON or empty for the manifest's; as far as it has them fold, cell_type and backbone, which label the task.
+
+    Raises:
+        InputError: no valid configuration, one of the processes found bad input, or there are fewer GPUs than processes.
+        StepError: one of the processes failed.
     """
+    labels = {label: arguments[label] for label in ("fold", "cell_type", "backbone") if label in arguments}
+    try:
+        manifest, given = Manifest.read(Path(arguments["screen"])), arguments["config"]
+        config = parse(RunConfig, json.loads(given), source="config") if given else manifest.run_config()
+    except Exception:
+        with progress.task(name, **labels):  # which reports it
+            raise
+    settings = config.section(kind)
+    if _start_processes(name, settings.compute, arguments):
+        yield None
+        return
     # An error is saved before the team is taken down, because the other processes then fail too.
     with joined() as team, _saved_errors():
         if not team.leads:
             progress.silence()
         with progress.task(name, **labels):
-            manifest = Manifest.read(Path(screen))
             report_status(manifest.store, manifest.run)
-            yield TrainingStep(name, labels, compute, team, manifest, ObjectStore(manifest.store))
+            yield TrainingStep(name, labels, settings, team, manifest, ObjectStore(manifest.store))
 
 
-def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> bool:
-    """Runs `components.STEP.step.main` in several processes if the configuration has several and this is not one of them.
-
-    Args:
-        step: the step's name.
-        config: the step's settings as JSON.
-        arguments: arguments of its main, plain data.
-
-    Returns:
-        Whether it did; then the step is done.
-
-    Raises:
-        InputError: one of the processes found bad input, or there are fewer GPUs than processes.
-        StepError: one of the processes failed.
-    """
+def _start_processes(step: str, compute: ComputeConfig, arguments: Mapping[str, Any]) -> bool:
+    """Runs a step's main in several processes if the configuration has several and this is not one of them; whether it did."""
     if is_started_by_torchrun():
         return False
-    compute = parse(ComputeConfig, json.loads(config).get("compute", {}), "compute")
     gpus = torch.cuda.device_count()
     processes = compute.processes or max(1, gpus)
     if processes == 1:

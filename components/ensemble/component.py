@@ -2,10 +2,7 @@
 
 from kfp import dsl
 
-from components.image import CPU
 
-
-@dsl.component(**CPU)
 def ensemble(screen: dsl.Input[dsl.Dataset], logits: dsl.Input[list[dsl.Dataset]], averaged: dsl.Output[dsl.Dataset]):
     from components.ensemble.step import main
 

@@ -6,7 +6,6 @@ from typer import Option
 
 from components.core.command import AddressOption, ConfigOption, OutOption, ScreenOption, SetOption, run_command
 from components.core.config import RunConfig
-from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.storage.artifacts import step_files
 
 
@@ -23,12 +22,12 @@ def finetune(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Trains mean-teacher pairs on one cell type. The object store comes from the AWS environment variables."""
-    settings = RunConfig.load(config, changes).section(MeanTeacherSettings)
+    settings = RunConfig.load(config, changes).model_dump_json()
     from components.finetune.step import main  # imports torch, which a wrong configuration need not wait for
 
     with step_files() as files:
         bases = [files.input(each) for each in base]
-        main(settings.model_dump_json(), files.input(screen), bases, fold, cell_type, files.output(weights))
+        main(files.input(screen), bases, fold, cell_type, files.output(weights), settings)
 
 
 if __name__ == "__main__":

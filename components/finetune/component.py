@@ -2,12 +2,8 @@
 
 from kfp import dsl
 
-from components.image import GPU
 
-
-@dsl.component(**GPU)
 def finetune(
-    config: str,
     screen: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     fold: int,
@@ -18,11 +14,4 @@ def finetune(
     from components.finetune.step import main
 
     bases = [model.path for model in (base, second_base) if model is not None]
-    main(
-        config=config,
-        screen=screen.path,
-        bases=bases,
-        fold=int(fold),
-        cell_type=cell_type,
-        weights=weights.path,
-    )
+    main(screen=screen.path, bases=bases, fold=int(fold), cell_type=cell_type, weights=weights.path)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from components.core.config import parse
 from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.device import pick_device
 from components.core.learning.fold_data import open_fold
@@ -17,11 +15,11 @@ from components.core.learning.mean_teacher_run import MeanTeacherTraining
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings
 from components.core.learning.team import ALONE, Team
-from components.core.learning.weight_files import load_pretrained, save_pairs, weights_digest
+from components.core.learning.weight_files import base_folders, load_pretrained, save_pairs, weights_digest
 from components.core.storage.digests import code_digest
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.training_step import start_processes, training_step
+from components.core.training_step import training_step
 
 
 def run(
@@ -65,13 +63,16 @@ def run(
     save_pairs(pairs, weights, schedule.cut, history, **labels, validated=bool(len(data.wells.validation)))
 
 
-def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: str, weights: str) -> None:
-    """The step with paths and JSON, as the pipeline calls it; finished work is copied from the store."""
-    if start_processes("finetune", config, locals()):
-        return
-    settings = parse(MeanTeacherSettings, json.loads(config), "config")
-    with training_step("finetune", settings.compute, screen, fold=fold, cell_type=cell_type) as step:
-        folders = [Path(base) for base in bases]
+def main(screen: str, bases: Sequence[str], fold: int, cell_type: str, weights: str, config: str = "") -> None:
+    """The step on paths, as the pipeline calls it; `config` is RunConfig as JSON, instead of the manifest's.
+
+    Finished work is copied from the store.
+    """
+    with training_step("finetune", MeanTeacherSettings, locals()) as step:
+        if step is None:
+            return
+        settings = step.settings
+        folders = base_folders(bases)
         step.run_once(
             {
                 "settings": settings.finetune_fingerprint(),

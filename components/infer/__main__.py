@@ -15,7 +15,6 @@ from components.core.command import (
     run_command,
 )
 from components.core.config import RunConfig
-from components.core.learning.step_settings import InferSettings
 from components.core.storage.artifacts import step_files
 
 
@@ -38,14 +37,13 @@ def infer(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Predicts with trained networks."""
-    settings = RunConfig.load(config, changes).section(InferSettings)
+    settings = RunConfig.load(config, changes).model_dump_json()
     from components.infer.step import main  # loads torch, for which a wrong configuration need not wait
 
     with step_files() as files:
         manifest, held_out = (files.input(each) for each in (screen, holdout))
         bases = [files.input(each) for each in base]
         main(
-            settings.model_dump_json(),
             manifest,
             held_out,
             bases,
@@ -53,6 +51,7 @@ def infer(
             cell_type,
             files.output(logits),
             files.output(embeddings),
+            settings,
         )
 
 

@@ -2,12 +2,8 @@
 
 from kfp import dsl
 
-from components.image import GPU
 
-
-@dsl.component(**GPU)
 def infer(
-    config: str,
     screen: dsl.Input[dsl.Dataset],
     holdout: dsl.Input[dsl.Dataset],
     fold: int,
@@ -21,7 +17,6 @@ def infer(
 
     bases = [model.path for model in (base, second_base) if model is not None]
     main(
-        config=config,
         screen=screen.path,
         holdout=holdout.path,
         bases=bases,

@@ -6,7 +6,6 @@ predicts as well); for new plates they come from the published model that the sc
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 
-from components.core.config import parse
 from components.core.errors import InputError
 from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.device import pick_device
@@ -33,6 +31,7 @@ from components.core.learning.prediction import (
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
 from components.core.learning.team import ALONE, Team
 from components.core.learning.weight_files import (
+    base_folders,
     check_finetuned,
     load_network,
     load_pairs,
@@ -45,7 +44,7 @@ from components.core.registry.published_models import download_networks, find_mo
 from components.core.storage.digests import code_digest
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.training_step import start_processes, training_step
+from components.core.training_step import training_step
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,6 @@ def _without_weights(settings: InferSettings, part: str) -> object:
 
 
 def main(
-    config: str,
     screen: str,
     holdout: str,
     bases: Sequence[str],
@@ -188,20 +186,20 @@ def main(
     cell_type: str,
     logits: str,
     embeddings: str,
+    config: str = "",
 ) -> None:
-    """Runs the step on paths, with InferSettings as JSON; a finished output is copied from the store.
+    """Runs the step on paths; `config` is RunConfig as JSON, instead of the manifest's. A finished output is copied from the store.
 
     A screen manifest that names a model predicts the new plates in `holdout` with it, without `bases`.
 
     Raises:
         InputError: both weights and a model, or neither; or as `run`.
     """
-    if start_processes("infer", config, locals()):
-        return
-    settings = parse(InferSettings, json.loads(config), "config")
-    with training_step("infer", settings.compute, screen, fold=fold, cell_type=cell_type) as step:
-        manifest, held_out = step.screen, Manifest.read(Path(holdout))
-        folders = [Path(base) for base in bases]
+    with training_step("infer", InferSettings, locals()) as step:
+        if step is None:
+            return
+        settings, manifest, held_out = step.settings, step.screen, Manifest.read(Path(holdout))
+        folders = base_folders(bases)
         published = None
         if manifest.model is None:
             if not folders:

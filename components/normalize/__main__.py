@@ -12,7 +12,6 @@ from components.core.registry.model_manifest import MODELS
 from components.core.registry.published_models import find_model
 from components.core.storage.artifacts import step_files
 from components.core.storage.object_store import ObjectStore
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import main
 
 
@@ -48,7 +47,7 @@ def normalize(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Packs a screen's plates into the object store and writes its manifests; with --model the same for new plates."""
-    section = RunConfig.load(config, changes).section(NormalizeConfig)
+    settings = RunConfig.load(config, changes)
     if model is None and (experiments or any_cell_type):
         raise InputError("--experiments and --any-cell-type are for new plates; give the --model that predicts them")
     if model is None and holdout_labels is None:
@@ -56,8 +55,8 @@ def normalize(
     names = json.dumps(list_items("--experiments", experiments or []))
     with step_files() as files:
         manifest, held_out, labels = (files.output(each) if each else "" for each in (screen, holdout, holdout_labels))
-        address = _address(section.store, model) if model else ""
-        main(section.model_dump_json(), source, manifest, held_out, labels, address, names, any_cell_type)
+        address = _address(settings.store, model) if model else ""
+        main(settings.model_dump_json(), source, manifest, held_out, labels, address, names, any_cell_type)
 
 
 def _address(store: StoreConfig, model: str) -> str:

@@ -2,14 +2,10 @@
 
 from kfp import dsl
 
-from components.image import CPU
 
-
-@dsl.component(**CPU)
 def normalize(
     config: str,
     source: str,
-    whole_config: str,
     lineage: str,
     fingerprint: str,
     screen: dsl.Output[dsl.Dataset],
@@ -30,7 +26,6 @@ def normalize(
         model=model,
         experiments=experiments,
         any_cell_type=any_cell_type,
-        whole_config=whole_config,
         lineage=lineage,
         fingerprint=fingerprint,
     )

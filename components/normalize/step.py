@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from components.core import progress
-from components.core.config import PriorConfig, RunConfig, parse
+from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
@@ -32,13 +32,12 @@ from components.core.screen.manifests import build_manifest, controls_warnings, 
 from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
-from components.core.storage.manifest import PlateRecord
+from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_screen
 from components.core.storage.run_records import RECIPE, PredictionRecord, RunRecord, cluster_run_key, predicting_name
 from components.core.storage.runs import read_source, read_source_screen, write_run
 from components.core.storage.task_status import report_status
-from components.normalize.config import NormalizeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +56,13 @@ class Summary:
 
 
 def run(
-    config: NormalizeConfig,
+    config: RunConfig,
     source: ScreenSource | Path,
     store: ObjectStore,
     screen_out: Path,
     holdout_out: Path,
     holdout_labels_out: Path,
     record: RunRecord | None = None,
-    prior: PriorConfig | None = None,
     check_scored: Callable[[Sequence[Scored]], None] = lambda _: None,
 ) -> Summary:
     """Packs the plates of a screen that are not in the store yet and describes the screen.
@@ -73,14 +71,13 @@ def run(
     after the last plate is packed.
 
     Args:
-        config: the sections that normalize reads.
+        config: the run's configuration, which the manifests pass on to the later steps.
         source: the screen, in either layout; a path is a directory's.
         store: receives plates and the pointers to them.
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
         holdout_labels_out: CSV of those labels, id_code and sirna.
         record: the run, written to the store with its manifests; None without a run.
-        prior: settings to check the labelled plates' design against; None checks nothing.
         check_scored: called before packing with the wells that will score the run; may raise.
 
     Raises:
@@ -88,9 +85,8 @@ def run(
     """
     source = source_of(source)
     screen = read_screen(source, config.screen)
-    if prior is not None:
-        trained = [plate for plate in screen.plates if not plate.holdout]
-        check_design(labelled_treatments(trained), screen.vocabulary.treatments, prior)
+    trained = [plate for plate in screen.plates if not plate.holdout]
+    check_design(labelled_treatments(trained), screen.vocabulary.treatments, config.prior)
     folds, well_folds = screen_folds(screen.training_plates, config.folds)
     check_scored(scored_by_tables(screen, folds, well_folds))
     check_files(source, screen.plates, config.screen.sites)
@@ -109,7 +105,7 @@ def run(
             warnings=warnings[holdout],
             run=record.key if record else "",
         )
-        outputs[path] = manifest.model_dump_json().encode()
+        outputs[path] = _with_config(manifest, config)
     if record:
         plates = [result.prefix for result in packed.values()]
         write_run(store, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out], plates)
@@ -118,7 +114,7 @@ def run(
 
 
 def run_new_plates(
-    config: NormalizeConfig,
+    config: RunConfig,
     model: ModelManifest,
     trained: Sequence[PlateRecord],
     address: str,
@@ -134,7 +130,7 @@ def run_new_plates(
     """Packs new plates and describes them for their prediction by a model.
 
     Args:
-        config: the sections that normalize reads.
+        config: the run's configuration, which the manifests pass on to the later steps.
         model: the model that predicts.
         trained: the plates that it was trained on.
         address: the model's address.
@@ -173,7 +169,7 @@ def run_new_plates(
     reference = reference_of(model, trained, address, described.store, key)
     outputs = {holdout_labels_out: _csv(holdout_labels(screen))} if holdout_labels_out else {}
     for path, manifest in ((holdout_out, described), (screen_out, reference)):
-        outputs[path] = manifest.model_dump_json().encode()
+        outputs[path] = _with_config(manifest, config)
     if record:
         prediction = PredictionRecord(
             model=model.fingerprint,
@@ -202,6 +198,12 @@ def _pack(packing: Packing, screen: Screen) -> tuple[dict[PlateKey, PackResult],
     return packed, warnings
 
 
+def _with_config(manifest: Manifest, config: RunConfig) -> bytes:
+    """A manifest's JSON, with the configuration in it."""
+    read = config.model_dump(mode="json", exclude={"cluster", "local"})
+    return manifest.model_copy(update={"config": read}).model_dump_json().encode()
+
+
 def _csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 
@@ -223,12 +225,12 @@ def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) 
 
 
 def _record_of(
-    config: RunConfig | None, lineage: str, source: str, fingerprint: str, predicts: bool = False
+    config: RunConfig, lineage: str, source: str, fingerprint: str, predicts: bool = False
 ) -> RunRecord | None:
     """The record of the run that this step starts; None if the lineage has neither its key, `run`, nor the key's recipe."""
     try:
         known = dict(json.loads(lineage))
-        if config is None or not {"run", RECIPE} & known.keys():
+        if not {"run", RECIPE} & known.keys():
             return None
         if "run" not in known:  # on a cluster source and fingerprint are not known earlier
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -259,14 +261,13 @@ def main(
     model: str = "",
     experiments: str = "[]",
     any_cell_type: bool = False,
-    whole_config: str = "",
     lineage: str = "{}",
     fingerprint: str = "",
 ) -> Summary:
     """Runs the step on paths, with the store of the configuration.
 
     Args:
-        config: NormalizeConfig as JSON.
+        config: the run's configuration, RunConfig as JSON; sections that no step reads may be missing.
         source: directory of the screen, or its address in a bucket.
         screen: path of the screen's manifest; with a model, of the reference for the training screen.
         holdout: path of the held-out experiments' manifest; with a model, of the new plates'.
@@ -274,14 +275,12 @@ def main(
         model: address of the published model that predicts new plates; empty for a training screen.
         experiments: new plates' experiments to predict as a JSON list; an empty one for all.
         any_cell_type: whether networks that learned all cell types may predict another one.
-        whole_config: RunConfig as JSON, for the run's record and the check of the plate design; empty outside a run.
         lineage: the run's lineage as JSON; the run is recorded if it holds the run's key or its recipe.
         fingerprint: digest of the screen's files, part of a key that is derived from a recipe.
     """
     with progress.task("normalize"):
-        settings = parse(NormalizeConfig, json.loads(config), source="normalize")
-        whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
-        record = _record_of(whole, lineage, source, fingerprint, predicts=bool(model))
+        settings = parse(RunConfig, json.loads(config), source="config")
+        record = _record_of(settings, lineage, source, fingerprint, predicts=bool(model))
         at = settings.store.address
         report_status(at, record.key if record and _is_waited_for(record) else "")
         opened = open_screen(source)
@@ -306,8 +305,7 @@ def main(
                 *outputs,
                 Path(holdout_labels),
                 record,
-                whole.prior if whole else None,
-                partial(_check_start, whole, store) if whole and whole.init_from else lambda _: None,
+                partial(_check_start, settings, store) if settings.init_from else lambda _: None,
             )
         progress.note(f"{summary.packed} plates packed, {summary.reused} reused, {summary.written} objects written")
     return summary

@@ -6,7 +6,6 @@ from typer import Option
 
 from components.core.command import ConfigOption, OutOption, ScreenOption, SetOption, run_command
 from components.core.config import RunConfig
-from components.core.learning.step_settings import PretrainSettings
 from components.core.storage.artifacts import step_files
 
 
@@ -19,11 +18,11 @@ def pretrain(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Trains one backbone on all cell types of a fold. The object store comes from the AWS environment variables."""
-    settings = RunConfig.load(config, changes).section(PretrainSettings)
+    settings = RunConfig.load(config, changes).model_dump_json()
     from components.pretrain.step import main  # imports torch, which a wrong configuration need not wait for
 
     with step_files() as files:
-        main(settings.model_dump_json(), files.input(screen), fold, backbone, files.output(weights))
+        main(files.input(screen), fold, backbone, files.output(weights), settings)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from components.core import progress
-from components.core.config import parse
 from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.device import pick_device
 from components.core.learning.fold_data import open_fold
@@ -26,7 +25,7 @@ from components.core.storage.digests import code_digest, digest_file
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
-from components.core.training_step import start_processes, training_step
+from components.core.training_step import training_step
 from components.pretrain.start import Start, open_start
 
 
@@ -86,37 +85,39 @@ def run(
     (weights / "meta.json").write_text(json.dumps({**labels, "validated": bool(len(data.wells.validation)), **started}))
 
 
-def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> None:
-    """The step with paths and JSON, as the pipeline calls it; finished work is copied from the store."""
-    if start_processes("pretrain", config, locals()):
-        return
-    settings = parse(PretrainSettings, json.loads(config), "config")
-    with (
-        training_step("pretrain", settings.compute, screen, fold=fold, backbone=backbone) as step,
-        local_file(settings.backbone(backbone).weights) as initial,
-        open_start(settings, step.store, step.screen, fold, backbone) as start,
-    ):
-        learned = learned_by(step.screen, fold) | (start.learned if start else Learned())
-        step.run_once(
-            {
-                "settings": settings.fingerprint_of(backbone),
-                "screen": step.screen.digest(),
-                "initial_weights": digest_file(initial) if initial else "",
-                "init_from": start.digest() if start else "",
-                "code": code_digest(*TRAINING_CODE, "components.pretrain"),
-            },
-            {"weights": weights},
-            lambda out, checkpoints: run(
-                settings,
-                step.store,
-                step.screen,
-                fold,
-                backbone,
-                out["weights"],
-                initial,
-                checkpoints,
-                step.team,
-                start,
-            ),
-            learned=learned,
-        )
+def main(screen: str, fold: int, backbone: str, weights: str, config: str = "") -> None:
+    """The step on paths, as the pipeline calls it; `config` is RunConfig as JSON, instead of the manifest's.
+
+    Finished work is copied from the store.
+    """
+    with training_step("pretrain", PretrainSettings, locals()) as step:
+        if step is None:
+            return
+        settings, manifest = step.settings, step.screen
+        with (
+            local_file(settings.backbone(backbone).weights) as initial,
+            open_start(settings, step.store, manifest, fold, backbone) as start,
+        ):
+            step.run_once(
+                {
+                    "settings": settings.fingerprint_of(backbone),
+                    "screen": manifest.digest(),
+                    "initial_weights": digest_file(initial) if initial else "",
+                    "init_from": start.digest() if start else "",
+                    "code": code_digest(*TRAINING_CODE, "components.pretrain"),
+                },
+                {"weights": weights},
+                lambda out, checkpoints: run(
+                    settings,
+                    step.store,
+                    manifest,
+                    fold,
+                    backbone,
+                    out["weights"],
+                    initial,
+                    checkpoints,
+                    step.team,
+                    start,
+                ),
+                learned=learned_by(manifest, fold) | (start.learned if start else Learned()),
+            )

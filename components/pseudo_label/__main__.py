@@ -15,7 +15,6 @@ from components.core.command import (
     run_command,
 )
 from components.core.config import RunConfig
-from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.storage.artifacts import step_files
 
 
@@ -32,13 +31,13 @@ def pseudo_label(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Trains with pseudo-labels, then predicts. The object store comes from the AWS environment variables."""
-    settings = RunConfig.load(config, changes).section(MeanTeacherSettings)
+    settings = RunConfig.load(config, changes).model_dump_json()
     from components.pseudo_label.step import main  # imports torch, which a wrong configuration need not wait for
 
     with step_files() as files:
         manifest, held_out, pair = (files.input(each) for each in (screen, holdout, base))
         trained, scores, vectors = (files.output(each) for each in (weights, logits, embeddings))
-        main(settings.model_dump_json(), manifest, held_out, pair, fold, cell_type, trained, scores, vectors)
+        main(manifest, held_out, pair, fold, cell_type, trained, scores, vectors, settings)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,8 @@
 
 from kfp import dsl
 
-from components.image import GPU
 
-
-@dsl.component(**GPU)
 def pseudo_label(
-    config: str,
     screen: dsl.Input[dsl.Dataset],
     holdout: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
@@ -20,7 +16,6 @@ def pseudo_label(
     from components.pseudo_label.step import main
 
     main(
-        config=config,
         screen=screen.path,
         holdout=holdout.path,
         base=base.path,

@@ -5,13 +5,11 @@ Reads and writes; the method is core.learning (mean teacher, inference) and core
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from components.core.config import parse
 from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.device import pick_device
 from components.core.learning.fold_data import open_fold
@@ -26,7 +24,7 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.digests import code_digest, digest_file
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.training_step import start_processes, training_step
+from components.core.training_step import training_step
 
 
 def run(
@@ -112,7 +110,6 @@ def run(
 
 
 def main(
-    config: str,
     screen: str,
     holdout: str,
     base: str,
@@ -121,40 +118,42 @@ def main(
     weights: str,
     logits: str,
     embeddings: str,
+    config: str = "",
 ) -> None:
-    """The step with paths and JSON, as the pipeline calls it; finished work is copied from the store."""
-    if start_processes("pseudo_label", config, locals()):
-        return
-    settings = parse(MeanTeacherSettings, json.loads(config), "config")
-    with (
-        training_step("pseudo_label", settings.compute, screen, fold=fold, cell_type=cell_type) as step,
-        local_file(settings.mean_teacher.fused_labels) as fused,
-    ):
-        held_out = Manifest.read(Path(holdout))
-        step.run_once(
-            {
-                "settings": settings.fingerprint(),
-                "screen": step.screen.digest(),
-                "holdout": held_out.digest(),
-                "base": weights_digest(Path(base)),
-                "fused_labels": digest_file(fused) if fused else "",
-                "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.pseudo_label"),
-            },
-            {"weights": weights, "logits": logits, "embeddings": embeddings},
-            lambda out, checkpoints: run(
-                settings,
-                step.store,
-                step.screen,
-                held_out,
-                Path(base),
-                fold,
-                cell_type,
-                out["weights"],
-                out["logits"],
-                out["embeddings"],
-                fused,
-                checkpoints,
-                step.team,
-            ),
-            holdout=held_out,
-        )
+    """The step on paths, as the pipeline calls it; `config` is RunConfig as JSON, instead of the manifest's.
+
+    Finished work is copied from the store.
+    """
+    with training_step("pseudo_label", MeanTeacherSettings, locals()) as step:
+        if step is None:
+            return
+        settings = step.settings
+        with local_file(settings.mean_teacher.fused_labels) as fused:
+            held_out = Manifest.read(Path(holdout))
+            step.run_once(
+                {
+                    "settings": settings.fingerprint(),
+                    "screen": step.screen.digest(),
+                    "holdout": held_out.digest(),
+                    "base": weights_digest(Path(base)),
+                    "fused_labels": digest_file(fused) if fused else "",
+                    "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.pseudo_label"),
+                },
+                {"weights": weights, "logits": logits, "embeddings": embeddings},
+                lambda out, checkpoints: run(
+                    settings,
+                    step.store,
+                    step.screen,
+                    held_out,
+                    Path(base),
+                    fold,
+                    cell_type,
+                    out["weights"],
+                    out["logits"],
+                    out["embeddings"],
+                    fused,
+                    checkpoints,
+                    step.team,
+                ),
+                holdout=held_out,
+            )

@@ -4,10 +4,7 @@ from typing import List  # noqa: UP035 - KFP reads parameter types by their typi
 
 from kfp import dsl
 
-from components.image import CPU
 
-
-@dsl.component(**CPU)
 def report(
     config: str,
     screen: dsl.Input[dsl.Dataset],
@@ -15,7 +12,6 @@ def report(
     holdout_labels: dsl.Input[dsl.Dataset],
     truth: str,
     uris: List[str],  # noqa: UP006
-    lineage: str,
     results: dsl.Output[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -29,7 +25,6 @@ def report(
         holdout_labels=holdout_labels.path,
         truth=truth,
         uris=uris,
-        lineage=lineage,
         results=results.path,
     )
     publish(results.path, page.path, metrics.log_metric)

@@ -28,7 +28,6 @@ from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import RECIPE
 from components.core.storage.runs import lineage_of, record_results
 from components.core.storage.task_status import finished_steps, report_status
 from components.core.tables import write_table
@@ -180,19 +179,18 @@ def _of_new_plates(
 
 
 def main(
-    config: str, screen: str, holdout: str, holdout_labels: str, truth: str, uris: list[str], lineage: str, results: str
+    config: str, screen: str, holdout: str, holdout_labels: str, truth: str, uris: list[str], results: str
 ) -> None:
-    """`run` on strings, for the KFP component: config and lineage as JSON, truth empty if there is none."""
+    """`run` on strings, for the KFP component: config as JSON, truth empty if there is none. The run's record has its lineage."""
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
         settings = parse(RunConfig, json_object(config, "config"), source="config")
         manifest = Manifest.read(Path(screen))
-        known = json_object(lineage, "lineage")
-        if RECIPE in known and "run" not in known and manifest.run:
-            # On a cluster key, screen and start of the run are not known at submission.
-            known |= {"run": manifest.run, **lineage_of(ObjectStore(manifest.store), manifest.run)}
+        report_status(manifest.store, manifest.run)
+        store = ObjectStore(manifest.store)
+        known: dict[str, Any] = {}
         if manifest.run:
-            known["steps"] = finished_steps(ObjectStore(manifest.store), manifest.run)
-        report_status(settings.store.address, str(known.get("run", "")))
+            lineage, steps = lineage_of(store, manifest.run), finished_steps(store, manifest.run)
+            known = {"run": manifest.run, **lineage, "steps": steps}
         run(
             settings,
             Path(screen),
@@ -205,7 +203,7 @@ def main(
         )
         if manifest.run:
             # A process that waits on another machine cannot read a pod's files, and a published model needs its scores.
-            record_results(ObjectStore(manifest.store), manifest.run, Path(results))
+            record_results(store, manifest.run, Path(results))
 
 
 def _pictures(report: Report, store: ObjectStore | None) -> tuple[Score | None, list[tuple[Any, bytes]], str | None]:

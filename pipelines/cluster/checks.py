@@ -54,9 +54,9 @@ def check_cluster(config: RunConfig, graph: TaskGraph, resubmits: bool = False) 
             f"loader.node_cache: {cache} is mounted into pods as an empty folder; give an absolute path of its own, for example "
             "/node-cache, or null"
         )
-    pods = [resources_of(config, step) for step in graph.counts()]
-    remarks = [remark for pod in pods for remark in _remarks(config, pod.step, pod.own)]
-    spot = [pod.step for pod in pods if pod.spot]
+    pods = {step: resources_of(config, step) for step in graph.counts()}
+    remarks = [remark for step, pod in pods.items() for remark in _remarks(config, step, pod.own)]
+    spot = [step for step, pod in pods.items() if pod.spot]
     if spot and not resubmits:
         remarks.append(
             f"{', '.join(spot)} may run on spot nodes, and whether Kubeflow retries a pod that is taken from its node depends on "

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
 from components.core.config import RunConfig, result_config
@@ -19,6 +18,7 @@ from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_records import RECIPE
 from components.image import VERSION
 from pipelines.cluster.checks import check_cluster, on_cluster
+from pipelines.cluster.workflow_size import LIMIT, workflow_size
 from pipelines.dag import TaskGraph, training_graph
 from pipelines.images.code_version import UNCOMMITTED, code_commit, code_version
 from pipelines.images.record import ImageRecord, read_images
@@ -39,7 +39,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     """Compiles a configuration into a file, which is written atomically; `images` is the file of their record, or TAGS.
 
     Raises:
-        InputError: a bad path, a configuration that no cluster can run, or no record of images.
+        InputError: a bad path, a configuration that no cluster can run, no record of images, or a pipeline too large for Argo.
     """
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {out}: Kubeflow requires a file name that ends in .yaml")
@@ -53,8 +53,11 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     write_atomically(out, text)
     for remark in (*remarks, *lineage["warnings"]):
         print_line(console, f"warning: {remark}", "yellow")
-    size = len(text.encode()) / 1024
-    print_line(console, f"{out}: {size:.0f} KiB, recipe {lineage[RECIPE][:12]}")
+    size = workflow_size(text)
+    print_line(console, f"{out}: {len(text.encode()) / 1024:.0f} KiB, recipe {lineage[RECIPE][:12]}")
+    print_line(
+        console, f"{size.tasks} tasks, about {size.total // 1024} of {LIMIT // 1024} KiB in Argo with some retries"
+    )
 
 
 def images_of(option: str) -> ImageRecord:
@@ -99,18 +102,44 @@ def known_lineage(
 def compiled(config: RunConfig, graph: TaskGraph, references: Mapping[str, str], lineage: Mapping[str, Any]) -> str:
     """The pipeline as YAML: its specification, and its settings for Kubernetes.
 
-    `references` are those of the images by target; empty for tags.
+    `references` are those of the images by target; empty for tags. InputError if Argo would refuse it.
     """
-    from kfp import compiler
-
-    from pipelines.kfp_pipeline import cluster_pipeline
-
-    text = json.dumps(lineage, sort_keys=True)
-    pipeline = cluster_pipeline(config, graph, references, text)
-    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        file = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(pipeline, str(file))
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    # kfp's own header repeats every default, including configurations.
-    return HEAD + "".join(dropwhile(lambda line: line.startswith("#"), lines))
+        from google.protobuf.json_format import MessageToDict
+
+        from pipelines.kfp_pipeline import FUNCTIONS, cluster_pipeline
+
+        pipeline = cluster_pipeline(config, graph, references, json.dumps(lineage, sort_keys=True))
+        spec, platform = MessageToDict(pipeline.pipeline_spec), MessageToDict(pipeline.platform_spec)
+    modules = {function.__name__: function.__module__ for function in FUNCTIONS.values()}
+    _shorten(spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"], modules)
+    # Without a limit of the width, in which a line of text costs its indentation.
+    text = HEAD + yaml.dump_all([spec, platform], Dumper=yaml.CSafeDumper, width=2**20)
+    workflow_size(text).check()
+    return text
+
+
+def _shorten(spec: dict[str, Any], kubernetes: dict[str, Any], modules: Mapping[str, str]) -> None:
+    """Gives tasks that differ only in their inputs one component, and leaves the source of components to the image.
+
+    KFP makes a component of each task, and Argo repeats them and their commands in all nodes. `modules` are by the names of the
+    components' functions.
+    """
+    components, executors = spec["components"], spec["deploymentSpec"]["executors"]
+    first: dict[str, str] = {}
+    renamed: dict[str, str] = {}
+    for name, component in sorted(components.items()):
+        label = component.get("executorLabel")
+        if label is None:  # a loop
+            continue
+        container = executors[label]["container"]
+        module = modules[container["args"][-1]]  # the name of the function
+        container["command"] = ["python", "-m", "components.kfp_task", "--component", module]
+        content = {**component, "executorLabel": [executors[label], kubernetes[label]]}
+        renamed[name] = first.setdefault(json.dumps(content, sort_keys=True), name)
+        if renamed[name] != name:
+            del components[name], executors[label], kubernetes[label]
+    for component in (spec["root"], *components.values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task["componentRef"]["name"] = renamed.get(task["componentRef"]["name"], task["componentRef"]["name"])

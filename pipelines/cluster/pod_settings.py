@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,12 +49,11 @@ class EmptyDir(NamedTuple):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step's pod requests: the step's own section, and what the sections `cluster` and `loader` add.
+    """What a pod requests: the section of its step or steps, and what the sections `cluster` and `loader` add.
 
     `queue_label` is the label of the object that Kueue admits: the pod, or the Job around it. No variable is secret.
     """
 
-    step: str
     own: StepResources
     spot: bool
     folders: tuple[EmptyDir, ...]
@@ -69,15 +69,15 @@ class Resources:
         return round(self.own.timeout_hours * 3600)
 
 
-def resources_of(config: RunConfig, step: str) -> Resources:
-    """What a step's pod requests by the configuration."""
+def resources_of(config: RunConfig, *steps: str) -> Resources:
+    """What a pod requests by the configuration that runs a step, or some steps one after another."""
     cluster = config.cluster
-    own: StepResources = getattr(cluster.steps, step)
+    own = _most_demanding([getattr(cluster.steps, step) for step in steps])
     on_gpu = own.gpus > 0
     spot = cluster.spot and on_gpu if own.spot is None else own.spot
     folders = [EmptyDir("shm", "/dev/shm", own.shm_gib, "Memory")] if own.shm_gib else []
     folders.append(EmptyDir("scratch", SCRATCH, own.scratch_gib))
-    if config.loader.node_cache and step in GPU_STEPS:
+    if config.loader.node_cache and steps[0] in GPU_STEPS:
         # The restricted pod security standard forbids a hostPath: the cache belongs to the pod and serves its later epochs.
         folders.append(EmptyDir("node-cache", config.loader.node_cache, config.loader.node_cache_gib * 1.05))
     nodes = own.node_selector
@@ -90,16 +90,26 @@ def resources_of(config: RunConfig, step: str) -> Resources:
         *own.tolerations,
     )
     return Resources(
-        step=step,
         own=own,
         spot=spot,
         folders=tuple(folders),
         node_selector=dict(nodes),
         tolerations=[each.model_dump(exclude_none=True) for each in dict.fromkeys(tolerations)],
-        labels={"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": step.replace("_", "-")},
+        labels={
+            "app.kubernetes.io/name": "cellsignal",
+            "app.kubernetes.io/component": "-".join(dict.fromkeys(steps)).replace("_", "-"),
+        },
         queue_label={"kueue.x-k8s.io/queue-name": cluster.queue} if cluster.queue and on_gpu else {},
         environment={"OMP_NUM_THREADS": str(max(1, math.floor(own.cpu / max(1, own.gpus))))},
     )
+
+
+def _most_demanding(steps: Sequence[StepResources]) -> StepResources:
+    """The resources with which each of some steps can run; where they may run is taken from the one that needs most."""
+    largest = max(steps, key=lambda each: (each.gpus, each.memory_gib, each.cpu))
+    fields = ("cpu", "memory_gib", "gpus", "shm_gib", "scratch_gib", "retries")
+    highest = {name: max(getattr(each, name) for each in steps) for name in fields}
+    return largest.model_copy(update={**highest, "timeout_hours": sum(each.timeout_hours for each in steps)})
 
 
 def apply_pod_settings(task: PipelineTask, resources: Resources, cluster: ClusterConfig, image: str | None) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 """The checkout, if the package runs from one."""
 UNCOMMITTED = "+changes"
 """Suffix of a commit if there are uncommitted changes."""
-CURRENT: dict[Target, str] = {"cpu": str(CPU["base_image"]), "gpu": str(GPU["base_image"])}
+CURRENT: dict[Target, str] = {"cpu": CPU, "gpu": GPU}
 """Names of the newest build on this machine, by target."""
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from rich.console import Console
 
-from components.assign.step import AssignConfig
 from components.assign.step import run as assign
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError, MissingObjectError
@@ -141,7 +140,7 @@ def _compute(
             ensemble(_read(work, task, "logits"), written)
         elif task.step == "assign":
             screen, holdout, logits = (_read(work, task, name)[0] for name in ("screen", "holdout", "logits"))
-            assign(config.section(AssignConfig), screen, holdout, logits, written)
+            assign(screen, holdout, logits, written, config.prior)
         elif task.step == "report":
             screen, holdout, labels = (_read(work, task, name)[0] for name in ("screen", "holdout", "holdout_labels"))
             uris = [str(path) for path in _read(work, task, "uris")]

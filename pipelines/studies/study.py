@@ -43,8 +43,7 @@ from components.core.processes import end_with_parent
 from components.core.progress import EVENTS_VARIABLE, TASK_VARIABLE
 from components.core.screen.simulation.plate_design import SimulationSettings
 from components.core.storage.digests import code_digest, digest_text
-from components.normalize.config import NormalizeConfig
-from pipelines.dag import OUTPUTS, DagTask, TaskOutput, step_configs, training_graph
+from pipelines.dag import OUTPUTS, DagTask, TaskOutput, training_graph
 from pipelines.run import RESUME
 from pipelines.run.display import TaskDisplay
 
@@ -139,14 +138,15 @@ class Study:
             files: paths by output name.
             content: digest of those files.
         """
-        configs, made = step_configs(config), dict[DagTask, StudyTask]()
+        made = dict[DagTask, StudyTask]()
 
         def path(output: TaskOutput) -> str:
             known = made.get(output.task)
             return str(known.path(output.name) if known else (files or {})[output.name])
 
         for task in filter(included, training_graph(config).tasks):
-            arguments: dict[str, Any] = {"config": configs[task.step]} if task.step in configs else {}
+            # Configurations share their tasks, so that a manifest has another one's.
+            arguments: dict[str, Any] = {} if task.step == "ensemble" else {"config": config.model_dump_json()}
             needs = [made[each] for each in made if each.number in task.needs]
             if task.on_gpu:
                 arguments |= task.labels
@@ -309,7 +309,8 @@ def _decisive(config: RunConfig, task: DagTask) -> str:
     """The part of the configuration that decides a task's result, as text."""
     match task.step:
         case "normalize":
-            return config.section(NormalizeConfig).model_dump_json(exclude={"folds": {"train"}})
+            read = {"screen", "folds", "pack", "store", "prior", "init_from"}
+            return config.model_dump_json(include=read, exclude={"folds": {"train"}})
         case "pretrain":
             own = config.section(PretrainSettings).fingerprint_of(str(task.backbone))
             return f"{own}{config.init_from or ''}"
@@ -319,8 +320,10 @@ def _decisive(config: RunConfig, task: DagTask) -> str:
             return f"{config.section(MeanTeacherSettings).fingerprint()} {config.mean_teacher.fused_labels}"
         case "infer":
             return config.section(InferSettings).fingerprint()
+        case "assign":
+            return config.prior.model_dump_json()
         case _:
-            return step_configs(config).get(task.step, "")
+            return ""
 
 
 class Scores:

@@ -25,7 +25,6 @@ from components.core.learning.images import Images, open_images
 from components.core.processes import cores
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import run as normalize
 from tests.bench.baseline import PngSites, endless
 from tests.bench.measure import Row, Timing, interleaved
@@ -221,7 +220,7 @@ def _sources() -> Iterator[Sources]:
         source = write_screen(folder / "screen", PLATES, WELLS)
         packed = ObjectStore(folder / "packed")
         screen = ScreenConfig(cell_types=("HUVEC",), image_size=SIZE, sites=1)
-        config = NormalizeConfig(screen=screen, folds=FoldsConfig(count=2))
+        config = RunConfig(screen=screen, folds=FoldsConfig(count=2))
         normalize(config, source, packed, folder / "screen.json", folder / "holdout.json", folder / "holdout.csv")
         manifest = Manifest.read(folder / "screen.json")
 

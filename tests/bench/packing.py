@@ -24,12 +24,11 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from components.core.config import FoldsConfig, PackConfig, ScreenConfig
+from components.core.config import FoldsConfig, PackConfig, RunConfig, ScreenConfig
 from components.core.processes import cores
 from components.core.screen.ome_zarr import decode_chunk, encode_chunk
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_screen
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import run
 from tests.bench.measure import Row, children, cpu_seconds, in_child, interleaved, report, slope
 from tests.bench.sites import SIZE, origin, pixel_sites, png_sites, write_screen
@@ -37,7 +36,7 @@ from tests.seaweedfs import BUCKET, s3_server
 
 SITES = 2
 """Sites of a well, as RxRx1 has; OME-Zarr's metadata of a well is then written once for two sites."""
-CONFIG = NormalizeConfig(screen=ScreenConfig(cell_types=("HUVEC",), sites=SITES), folds=FoldsConfig(count=2))
+CONFIG = RunConfig(screen=ScreenConfig(cell_types=("HUVEC",), sites=SITES), folds=FoldsConfig(count=2))
 WELLS, PLATES, REPEATS = 24, 6, 5
 SIZES, ROUNDS = (1, 2, 4, 8), 2
 PLATES_OF_ONE, GROWN_WELLS = 4, 96

@@ -24,7 +24,6 @@ from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
 from components.core.storage.object_store import ObjectStore
 from components.finetune.step import run as finetune
 from components.infer.step import run as infer
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import run as normalize
 from components.pretrain.step import run as pretrain
 from components.pseudo_label.step import run as pseudo_label
@@ -63,7 +62,7 @@ def packed(folder: Path, config: RunConfig, change: Callable[[TinyScreen], None]
     change(tiny)
     store = MemoryStore()
     paths = [folder / name for name in ("screen.json", "holdout.json", "labels.csv")]
-    normalize(config.section(NormalizeConfig), tiny.root, store, *paths)
+    normalize(config, tiny.root, store, *paths)
     return Screen(store, Manifest.read(paths[0]), Manifest.read(paths[1]))
 
 

@@ -137,6 +137,12 @@ class ClusterConfig(FrozenModel):
     )
     queue: Name | None = Field("cellsignal", description="Kueue LocalQueue of GPU pods; null sets no queue label")
     parallel_folds: Count = Field(5, description="folds trained in parallel")
+    group: Literal["task", "fold"] = Field(
+        "task",
+        description="what a pod runs: one task, or with `fold` those of a fold and cell type one after another (pretrain of all "
+        "backbones; finetune and pseudo_label; ensemble and assign). This halves the number of pods, each of which takes some 20 "
+        "seconds to start, but backbones do not train side by side. A pod requests what the most demanding of its steps needs",
+    )
     caching: bool = Field(
         True,
         description="whether Kubeflow skips, without a pod, a task whose inputs, images and data fingerprint it has seen; false "

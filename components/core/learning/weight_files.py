@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,15 @@ def check_finetuned(base: Path, fold: int, cell_type: str) -> None:
         raise InputError(
             f"{base}: weights of fold {meta['fold']} and {meta['cell_type']}, expected fold {fold} and {cell_type}"
         )
+
+
+def base_folders(bases: Iterable[str]) -> list[Path]:
+    """The folders of trained weights; one that holds nothing but such folders, of each backbone one, counts as these."""
+    found: list[Path] = []
+    for base in map(Path, bases):
+        below = sorted(base.iterdir()) if base.is_dir() else []
+        found += below if below and all((each / "meta.json").exists() for each in below) else [base]
+    return found
 
 
 def weights_digest(folder: Path) -> str:

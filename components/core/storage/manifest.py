@@ -7,11 +7,12 @@ table that only the report reads.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from components.core.config import FrozenModel
+from components.core.config import FrozenModel, RunConfig, parse
+from components.core.errors import InputError
 from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
@@ -106,6 +107,10 @@ class Manifest(StoredRecord):
     run: str = Field(
         "", description="key of the run that packs it, under which finished folds are listed; may be empty"
     )
+    config: dict[str, Any] = Field(
+        {},
+        description="the run's configuration, which all later steps read; sections that no step reads may be missing",
+    )
     model: ReferenceModel | None = Field(
         None,
         exclude_if=lambda model: model is None,  # digests of screens do not depend on this field
@@ -118,12 +123,18 @@ class Manifest(StoredRecord):
         return "well" if any(plate.well_folds for plate in self.plates) else "experiment"
 
     def digest(self) -> str:
-        """SHA-256 of the manifest's content without the plates' addresses and the run.
+        """SHA-256 of the manifest's content without the plates' addresses, the run and its configuration.
 
         Screens of the same pixels and tables have the same digest, whether they came from a disk or a bucket.
         """
-        content = self.model_dump_json(exclude={"store": True, "run": True, "plates": {"__all__": {"prefix"}}})
-        return digest_text(content)
+        unread: dict[str, Any] = {"store": True, "run": True, "config": True, "plates": {"__all__": {"prefix"}}}
+        return digest_text(self.model_dump_json(exclude=unread))
+
+    def run_config(self) -> RunConfig:
+        """The run's configuration; InputError if the manifest has none, or another version's."""
+        if not self.config:
+            raise InputError("the screen's manifest has no configuration; run normalize again, or give --config")
+        return parse(RunConfig, self.config, source="configuration in the screen's manifest")
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

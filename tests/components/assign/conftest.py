@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.assign.step import AssignConfig, run
-from components.core.config import PriorConfig, ScreenConfig
+from components.assign.step import run
+from components.core.config import PriorConfig
 from components.core.storage.arrays import ROLES, LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary
 from tests.components.core.manifests import manifest as manifest_of
@@ -110,8 +110,7 @@ class Case:
     def run(self, **prior: Any) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
         """The tables by role, and assign.json."""
         out = self.folder / "out"
-        config = AssignConfig(screen=ScreenConfig(), prior=PriorConfig(**prior))
-        run(config, self.screen, self.holdout, self.logits, out)
+        run(self.screen, self.holdout, self.logits, out, PriorConfig(**prior))
         tables = {role: pd.read_csv(out / f"{role}.csv") for role in ROLES}
         return tables, json.loads((out / "assign.json").read_text())
 

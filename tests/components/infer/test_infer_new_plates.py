@@ -22,7 +22,6 @@ from components.core.storage.arrays import WellLogits, read_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.infer.step import main as infer
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from tests.components.core.learning.tiny_networks import CPU
 from tests.components.core.registry.finished_run import KEY, FinishedRun, Kind
@@ -44,20 +43,20 @@ class Prediction:
         self.address = self.store.uri(f"models/{self.model.fingerprint}")
         self.source = folder / "screen"
         self.reference, self.plates = folder / "reference.json", folder / "plates.json"
-        self.settings = self.run.config.section(InferSettings)
+        self.config = self.run.config
+        self.settings = self.config.section(InferSettings)
 
     def normalize(self, experiments: tuple[str, ...] = NEW, any_cell_type: bool = False) -> Manifest:
-        section = self.run.config.section(NormalizeConfig).model_dump_json()
         chosen = json.dumps(list(experiments))
         outputs = (str(self.reference), str(self.plates), str(self.folder / "labels.csv"))
-        normalize(section, str(self.source), *outputs, self.address, chosen, any_cell_type)
+        normalize(self.run.config.model_dump_json(), str(self.source), *outputs, self.address, chosen, any_cell_type)
         return Manifest.read(self.plates)
 
     def infer(self, fold: int = 0, cell_type: str = "HUVEC", name: str = "out") -> Path:
         out = self.folder / name
         infer(
-            self.settings.model_dump_json(), str(self.reference), str(self.plates), (), fold, cell_type,
-            str(out / "logits"), str(out / "embeddings"),
+            str(self.reference), str(self.plates), (), fold, cell_type, str(out / "logits"), str(out / "embeddings"),
+            self.config.model_dump_json(),
         )  # fmt: skip
         return out
 

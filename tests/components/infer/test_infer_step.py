@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.learning.step_settings import InferSettings, MeanTeacherSettings
 from components.core.storage.arrays import read_logits
 from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
@@ -19,13 +19,12 @@ from components.infer.step import main as infer
 from tests.components.core.learning.tiny_networks import RUN, changed
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files
 
-SETTINGS = RUN.section(InferSettings)
 
-
-def predict(run: TrainingRun, bases: list[Path], out: Path, settings: InferSettings = SETTINGS) -> Path:
+def predict(run: TrainingRun, bases: list[Path], out: Path, config: RunConfig | None = None) -> Path:
+    """Predicts with the configuration of the run's manifest, or with another one."""
     infer(
-        settings.model_dump_json(), str(run.screen), str(run.holdout), [str(b) for b in bases], run.fold, run.cell_type,
-        str(out / "logits"), str(out / "embeddings"),
+        str(run.screen), str(run.holdout), [str(base) for base in bases], run.fold, run.cell_type,
+        str(out / "logits"), str(out / "embeddings"), config.model_dump_json() if config else "",
     )  # fmt: skip
     return out
 
@@ -63,17 +62,22 @@ def test_pretrained_backbones_predict_in_any_order_and_outputs_are_reused(pretra
     three = predict(run, bases[::-1], tmp_path / "three")
     assert "predicting" in capsys.readouterr().out
     assert files(one) == files(three)
+    # A group of tasks leaves the backbones' weights in one folder.
+    (tmp_path / "all").mkdir()
+    for base in bases:
+        (tmp_path / "all" / base.name).symlink_to(base)
+    assert files(one) == files(predict(run, [tmp_path / "all"], tmp_path / "four"))
 
 
 def test_finetuned_pairs_predict_without_pseudo_labels(pretrained, tmp_path):
     run = pretrained
     bases = [str(run.base(name)) for name in BACKBONES]
-    settings = changed(RUN, mean_teacher={"pseudo_labels": "none"}).section(MeanTeacherSettings)
-    finetune(settings.model_dump_json(), str(run.screen), bases, run.fold, run.cell_type, str(run.finetuned))
+    config = changed(RUN, mean_teacher={"pseudo_labels": "none"}).model_dump_json()
+    finetune(str(run.screen), bases, run.fold, run.cell_type, str(run.finetuned), config)
     assert json.loads((run.finetuned / "meta.json").read_text())["epoch"] == 3
     out = {}
     for which in ("student", "teacher"):
-        chosen = changed(RUN, predict={"weights": which}).section(InferSettings)
+        chosen = changed(RUN, predict={"weights": which})
         out[which] = predict(run, [run.finetuned], tmp_path / which, chosen)
         schema = pq.read_schema(out[which] / "embeddings" / "slim" / "HUVEC" / "fold_0.parquet")
         assert schema.metadata[b"cellsignal.weights"] == which.encode()

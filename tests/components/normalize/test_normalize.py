@@ -24,13 +24,12 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import cluster_run_key
 from components.core.storage.runs import fetch_run, lineage_of
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import Summary, main, run
 from tests.tiny_screen import CONFIG, LABELLED, SIZE, MemoryStore, TinyScreen, write_png
 
 
 def normalize(
-    tiny: TinyScreen, store: MemoryStore, config: NormalizeConfig = CONFIG, out: str = "out"
+    tiny: TinyScreen, store: MemoryStore, config: RunConfig = CONFIG, out: str = "out"
 ) -> tuple[Summary, Manifest, Manifest, list[list[str]]]:
     folder = tiny.root.parent / out
     paths = folder / "screen.json", folder / "holdout.json", folder / "holdout_labels.csv"
@@ -40,13 +39,13 @@ def normalize(
         return summary, Manifest.read(paths[0]), Manifest.read(paths[1]), list(csv.reader(file))
 
 
-def stored_in(store: ObjectStore, config: NormalizeConfig = CONFIG) -> str:
+def stored_in(store: ObjectStore, config: RunConfig = CONFIG) -> str:
     """The configuration with this store, as JSON."""
     own = config.store.model_copy(update={"bucket": store.uri("").rstrip("/")})
     return config.model_copy(update={"store": own}).model_dump_json()
 
 
-def holding_out(*experiments: str) -> NormalizeConfig:
+def holding_out(*experiments: str) -> RunConfig:
     screen = CONFIG.screen.model_copy(update={"holdout_experiments": experiments})
     return CONFIG.model_copy(update={"screen": screen})
 
@@ -95,7 +94,7 @@ def test_wells_instead_of_experiments_are_dealt_to_folds(tiny: TinyScreen):
 
 def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels(tiny: TinyScreen):
     _, screen, holdout, labels = normalize(tiny, MemoryStore(), holding_out("HUVEC-02"))
-    assert "HUVEC-02" not in screen.model_dump_json()
+    assert "HUVEC-02" not in screen.model_dump_json(exclude={"config"})
     assert {plate.experiment for plate in holdout.plates} == {"HUVEC-02"}
     assert not any(plate.labelled for plate in holdout.plates)
     assert holdout.vocabulary == screen.vocabulary
@@ -150,12 +149,11 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
 
     monkeypatch.setattr("components.normalize.step.check_design", refuse)
     without_images = TinyScreen(tmp_path / "screen", imaged=(), more=("HUVEC-04",))
-    held_out = holding_out("HUVEC-04")
-    whole = RunConfig(screen=held_out.screen, folds=CONFIG.folds, prior=PriorConfig(min_margin=7))
+    held_out = holding_out("HUVEC-04").model_copy(update={"prior": PriorConfig(min_margin=7)})
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
-    section, source = stored_in(folder_store, held_out), str(without_images.root)
+    config, source = stored_in(folder_store, held_out), str(without_images.root)
     with pytest.raises(InputError, match="no rotations"):
-        main(section, source, *outputs, whole_config=whole.model_dump_json())
+        main(config, source, *outputs)
     ((wells, prior),) = seen
     assert prior.min_margin == 7
     assert {well.experiment for well in wells} == set(LABELLED), "the held-out experiment's labels are not read"
@@ -167,20 +165,21 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
 def step(tiny: TinyScreen, tmp_path: Path, folder_store: ObjectStore) -> Callable[..., Summary]:
     """The step with the configuration of a whole run; outputs are in `out`."""
     outputs = [str(tmp_path / "out" / name) for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
-    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds).model_dump_json()
-    return partial(main, stored_in(folder_store), str(tiny.root), *outputs, whole_config=whole)
+    return partial(main, stored_in(folder_store), str(tiny.root), *outputs)
 
 
 def test_a_run_is_recorded_under_its_key(step: Callable[..., Summary], tmp_path: Path, folder_store: ObjectStore):
     step(lineage=json.dumps({"run": "tiny-1", "seeds": {"run": 0}}))
     (tmp_path / "copy").mkdir()
     record = fetch_run(folder_store, "tiny-1", tmp_path / "copy")
-    assert RunConfig.model_validate(record.config) == RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
+    config = RunConfig.model_validate_json(stored_in(folder_store))
+    assert RunConfig.model_validate(record.config) == config
     assert record.lineage["seeds"] == {"run": 0}
     outputs = sorted((tmp_path / "out").iterdir())
     assert all((tmp_path / "copy" / path.name).read_bytes() == path.read_bytes() for path in outputs)
     manifests = [tmp_path / "out" / name for name in ("screen.json", "holdout.json")]
     assert [Manifest.read(path).run for path in manifests] == ["tiny-1", "tiny-1"]
+    assert [Manifest.read(path).run_config() for path in manifests] == [config, config]
     step()
     assert Manifest.read(manifests[0]).run == ""
     names = sorted(["run.json", *(path.name for path in outputs)])
@@ -252,7 +251,7 @@ def test_a_killed_run_resumes(tiny: TinyScreen, folder_store: ObjectStore, tmp_p
     assert store.list("plates/") == undisturbed.list("plates/"), "the same keys, and none besides"
 
 
-def rejected(tiny: TinyScreen, message: str, config: NormalizeConfig = CONFIG) -> MemoryStore:
+def rejected(tiny: TinyScreen, message: str, config: RunConfig = CONFIG) -> MemoryStore:
     """Runs normalize, expects the message on one line and no output; returns the store as it was left."""
     store = MemoryStore()
     with pytest.raises(InputError, match=message) as caught:
@@ -289,7 +288,7 @@ def test_rejects_missing_images_before_any_plate_is_packed(tiny: TinyScreen, cas
     ],
 )
 def test_rejects_a_configuration_that_disagrees_with_the_screen(tiny: TinyScreen, update, folds, message):
-    config = NormalizeConfig(screen=CONFIG.screen.model_copy(update=update), folds=FoldsConfig(count=folds))
+    config = RunConfig(screen=CONFIG.screen.model_copy(update=update), folds=FoldsConfig(count=folds))
     assert rejected(tiny, message, config).puts == []
 
 

@@ -110,7 +110,7 @@ def test_rejects_a_bad_screen_by_its_address(small: TinyScreen, store: ObjectSto
 
 def test_rejects_a_missing_bucket(store: ObjectStore, tmp_path: Path):
     outputs = [str(tmp_path / "out" / name) for name in "abc"]
-    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": tmp_path.as_uri()})})
+    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": tmp_path.as_uri()})})
     missing = r"^s3://no-such-bucket: .* has no such bucket; create it, or correct its name$"
     with pytest.raises(InputError, match=missing):
-        main(section.model_dump_json(), "s3://no-such-bucket/screen", *outputs)
+        main(config.model_dump_json(), "s3://no-such-bucket/screen", *outputs)

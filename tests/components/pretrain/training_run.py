@@ -8,11 +8,9 @@ import shutil
 import uuid
 from pathlib import Path
 
-from components.core.config import FrozenModel, RunConfig
-from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.core.config import RunConfig
 from components.core.storage.manifest import Manifest
 from components.finetune.step import main as finetune
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from components.pretrain.step import main as pretrain
 from components.pseudo_label.step import main as pseudo_label
@@ -45,29 +43,25 @@ class TrainingRun:
 
     def normalize(self, source: Path, run: str | None = None) -> None:
         """Packs a screen, and records the run if it has a key."""
-        record = {"whole_config": self.config.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
+        record = {"lineage": json.dumps({"run": run})} if run else {}
         outputs = (str(path) for path in (self.screen, self.holdout, self.out / "labels.csv"))
-        normalize(self._section(NormalizeConfig), str(source), *outputs, **record)
+        normalize(self.config.model_dump_json(), str(source), *outputs, **record)
 
     def base(self, backbone: str) -> Path:
         return self.out / f"pretrained-{backbone}"
 
     def pretrain(self, backbone: str) -> None:
-        settings = self._section(PretrainSettings)
-        pretrain(settings, str(self.screen), self.fold, backbone, str(self.base(backbone)))
+        pretrain(str(self.screen), self.fold, backbone, str(self.base(backbone)), self.config.model_dump_json())
 
     def finetune(self) -> None:
-        bases, settings = [str(self.base(name)) for name in BACKBONES], self._section(MeanTeacherSettings)
-        finetune(settings, str(self.screen), bases, self.fold, self.cell_type, str(self.finetuned))
+        bases, config = [str(self.base(name)) for name in BACKBONES], self.config.model_dump_json()
+        finetune(str(self.screen), bases, self.fold, self.cell_type, str(self.finetuned), config)
 
     def pseudo_label(self) -> None:
         pseudo_label(
-            self._section(MeanTeacherSettings), str(self.screen), str(self.holdout), str(self.finetuned), self.fold,
-            self.cell_type, str(self.weights), str(self.logits), str(self.embeddings),
+            str(self.screen), str(self.holdout), str(self.finetuned), self.fold, self.cell_type, str(self.weights),
+            str(self.logits), str(self.embeddings), self.config.model_dump_json(),
         )  # fmt: skip
-
-    def _section(self, kind: type[FrozenModel]) -> str:
-        return self.config.section(kind).model_dump_json()
 
     def train(self) -> None:
         for backbone in BACKBONES:

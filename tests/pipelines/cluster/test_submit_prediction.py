@@ -169,11 +169,10 @@ class Pods:
     def whole(self) -> None:
         assert self.name == "cellsignal-tiny-predict"
         files, uris = self.normalize(), []
-        config = self.inputs(self.tasks["assign"])["config"]
         for cell_type, logits in self.infer().items():
             averaged, predictions = (str(self.folder / cell_type / name) for name in ("averaged", "predictions"))
             ensemble(screen=files["screen"], logits=logits, averaged=averaged)
-            assign(config, files["screen"], files["holdout"], logits=averaged, predictions=predictions)
+            assign(files["screen"], files["holdout"], logits=averaged, predictions=predictions)
             uris.append(predictions)
         given = {**self.inputs(self.tasks["report"]), "uris": uris}
         report(**given, **files, results=str(self.folder / "results"))

@@ -16,7 +16,6 @@ from components.core.learning.xception import Xception
 from components.core.storage.manifest import Manifest
 from components.finetune.step import run as finetune
 from components.infer.step import run as infer
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import run as normalize
 from components.pretrain.step import run as pretrain
 from pipelines.dag import DagTask
@@ -56,7 +55,7 @@ class CountedScreen:
         self.folder, self.config, self.store = folder, config, MemoryStore()
         TinyScreen(folder / "screen", more=("HUVEC-04", "RPE-02"), imaged=EXPERIMENTS)
         paths = [folder / name for name in ("screen.json", "holdout.json", "labels.csv")]
-        normalize(config.section(NormalizeConfig), folder / "screen", self.store, *paths)
+        normalize(config, folder / "screen", self.store, *paths)
         self.screen, self.holdout = Manifest.read(paths[0]), Manifest.read(paths[1])
         self.wells = screen_wells(config, folder / "screen")
 

@@ -22,7 +22,6 @@ from components.core.storage.finished import run_once
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import finished_folds, record_task
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from pipelines.images.code_version import code_version
 from pipelines.run.finish import finish
@@ -47,10 +46,9 @@ class FoldedRun:
         self.normalize(source.root)
 
     def normalize(self, source: Path) -> None:
-        section = self.config.section(NormalizeConfig).model_dump_json()
         paths = [str(self.folder / name) for name in ("screen.json", "holdout.json", "labels.csv")]
         lineage = json.dumps({"run": KEY, "code_version": "1"})
-        normalize(section, str(source), *paths, whole_config=self.config.model_dump_json(), lineage=lineage)
+        normalize(self.config.model_dump_json(), str(source), *paths, lineage=lineage)
         self.screen, self.holdout = (Manifest.read(Path(path)) for path in paths[:2])
 
     def logits(self, cell_type: str, fold: int) -> Mapping[str, WellLogits]:

@@ -441,7 +441,7 @@ def test_interruption_label_encoding_and_a_screen_in_a_bucket_change_no_predicti
     study = Study(work, 1, Console(file=io.StringIO()))
     tasks = study.add_training(config, store.uri(""), included=lambda _: True)
     (report,) = (task for task in tasks.values() if task.step == "report")
-    report.arguments.update(truth=str(tmp_path / "run" / "truth.csv"), lineage="{}")
+    report.arguments.update(truth=str(tmp_path / "run" / "truth.csv"))
     study.run(config)
     for name in PREDICTIONS:
         text = (report.path("results") / name).read_text()

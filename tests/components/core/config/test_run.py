@@ -20,7 +20,6 @@ from components.core.config.file import shipped_configs
 from components.core.errors import InputError
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.screen.simulation.plate_design import SimulationSettings
-from components.normalize.config import NormalizeConfig
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -175,7 +174,7 @@ def test_shipped_configurations_load_by_name_and_survive_a_dump(path, tmp_path):
     assert RunConfig.load(write(tmp_path, config.dump())) == config
 
 
-@pytest.mark.parametrize("kind", [NormalizeConfig, PretrainSettings, MeanTeacherSettings, SimulationSettings])
+@pytest.mark.parametrize("kind", [PretrainSettings, MeanTeacherSettings, SimulationSettings])
 def test_a_section_has_the_fields_of_the_step_only(kind):
     config = RunConfig.load("demo")
     part = config.section(kind)

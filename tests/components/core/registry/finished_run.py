@@ -22,7 +22,6 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
 from components.core.storage.runs import record_task
-from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from tests.components.core.learning.tiny_networks import RUN
 from tests.tiny_screen import CONFIG, LABELLED, UNLABELLED, TinyScreen
@@ -74,8 +73,7 @@ class FinishedRun:
             TinyScreen(source, imaged, more=("RPE-02", "HUVEC-04"))
         paths = [str(folder / name) for name in ("screen.json", "holdout.json", "labels.csv")]
         lineage = json.dumps({"run": key, "code_version": "0.1.0 (sources 0123456789abcdef)", "screen": "/data/tiny"})
-        section = self.config.section(NormalizeConfig).model_dump_json()
-        normalize(section, str(source), *paths, whole_config=self.config.model_dump_json(), lineage=lineage)
+        normalize(self.config.model_dump_json(), str(source), *paths, lineage=lineage)
         self.screen, self.holdout = (Manifest.read(Path(path)) for path in paths[:2])
         for fold in (0, 1):
             for backbone in self.config.backbones:
