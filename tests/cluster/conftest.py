@@ -84,15 +84,15 @@ class Cluster:
         """Runs `cellsignal` to its end; returns its output. The exit code must be the expected one."""
         return Following(self, command).end(expected)
 
-    def read(self, command: list[str]) -> Any:
-        """The JSON that a command prints, whatever it writes to stderr."""
+    def read(self, command: list[str], or_empty: bool = False) -> Any:
+        """The JSON that a command prints, whatever its exit code and its stderr; or an empty object if it prints none."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
             self.start(command, out, errors).wait(timeout=RUN)
             for file in (out, errors):
                 file.seek(0)
             text = out.read()
-            assert text, errors.read()
-        return json.loads(text)
+            assert text or or_empty, errors.read()
+        return json.loads(text or "{}")
 
     def pods(self, run_id: str, step: str = "") -> list[dict[str, Any]]:
         """The pods of a run's steps, or of one step; those of Kubeflow's drivers are left out."""
@@ -119,17 +119,23 @@ class Following:
         """The ids in Kubeflow of the runs that the command has shown, the first submission first."""
         return list(dict.fromkeys(re.findall(r"/runs/details/([0-9a-f-]{36})", self.text())))
 
-    def running_pod(self, step: str) -> str:
-        """Waits until a container of a step works in the first submission; returns its pod's name."""
+    def status(self) -> dict[str, Any]:
+        """What `status --json` prints of the run; empty until the run has started and a task has reported."""
+        key = re.search(r"^run (\S+) .*(?:started|in progress)", self.text(), re.MULTILINE)
+        command = ["status", "--run", f"{self.cluster.store}/runs/{key[1]}", "--json"] if key else []
+        found: dict[str, Any] = self.cluster.read(command, or_empty=True) if command else {}
+        return found
+
+    def working_pod(self, step: str) -> str:
+        """Waits until a task of a step has reported progress; returns its pod's name."""
         deadline = time.monotonic() + START
         while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"the command has ended before {step} ran: {self.text()}"
-            for pod in self.cluster.pods(self.run_ids()[0], step) if self.run_ids() else ():
-                states = {each["name"]: each["state"] for each in pod["status"].get("containerStatuses", ())}
-                if "running" in states.get("main", {}):
-                    return str(pod["metadata"]["name"])
+            assert self.process.poll() is None, f"the command has ended before {step} worked: {self.text()}"
+            for task in self.status().get("tasks", ()):
+                if task["step"] == step and task["state"] == "running" and task["done"]:
+                    return str(task["pod"])
             time.sleep(POLL)
-        raise AssertionError(f"no pod of {step} ran within {START:.0f} s: {self.text()}")
+        raise AssertionError(f"no task of {step} worked within {START:.0f} s: {self.text()}")
 
     def end(self, expected: int = 0) -> str:
         """Waits for the end of the command; returns its output."""

@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from tests.tiny_screen import TinyScreen
 
 pytestmark = pytest.mark.cluster
 
-LONG = ["pretrain.epochs=60"]
-"""Changes after which pretraining takes long enough to be disturbed."""
+LONG = ["pretrain.epochs=1000", "compute.checkpoint_seconds=5"]
+"""Changes after which pretraining takes a minute or two, so that it can be disturbed."""
 KILL = """
 import os, signal
 for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -85,8 +84,13 @@ def test_an_account_that_follows_runs_may_read_pods_only(cluster: Cluster):
         assert cluster.kubectl("auth", "can-i", verb, kind, account, check=False).strip() == answer, (verb, kind)
 
 
-def test_a_run_trains_and_reports(trained: Path):
+def test_a_run_trains_and_reports(cluster: Cluster, trained: Path):
     check_results(trained)
+    key = json.loads((trained / "lineage.json").read_text())["run"]
+    state = cluster.read(["status", "--run", f"{cluster.store}/runs/{key}", "--json"])
+    assert (state["state"], {task["state"] for task in state["tasks"]}) == ("done", {"finished"})
+    assert all(task["node"] and task["pod"] for task in state["tasks"])
+    assert key in {run["key"] for run in cluster.read(["runs", "--store", cluster.store, "--json"])["runs"]}
 
 
 def test_retrain_promotes_the_finished_run_and_predict_uses_it(cluster: Cluster, screen: str, trained: Path):
@@ -121,21 +125,20 @@ def test_a_disturbed_run_succeeds(cluster: Cluster, screen: str, fault: str):
     out = cluster.folder / fault.replace(" ", "-")
     command = cluster.submission("submit", "--screen", screen, "--wait", "--out", out, *sets(f"seed={seed}", *LONG))
     following = Following(cluster, command)
-    pod = following.running_pod("pretrain")
+    pod = following.working_pod("pretrain")
     if fault == "deleted pod":
         cluster.kubectl("delete", "pod", pod, "--wait=false")
     else:
-        assert wait_for(lambda: cluster.kubectl("exec", pod, "-c", "main", "--", "python3", "-c", KILL, check=False))
+        assert cluster.kubectl("exec", pod, "-c", "main", "--", "python3", "-c", KILL), (
+            "no process of the step was found"
+        )
     following.end()
     check_results(out)
-
-
-def wait_for(look: Callable[[], str], seconds: float = 60.0) -> str:
-    """What `look` returns once it is not empty."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()) and time.monotonic() < deadline:
-        time.sleep(POLL)
-    return found
+    state = following.status()
+    assert state["state"] == "done"
+    assert {task["state"] for task in state["tasks"]} == {"finished"}
+    attempts = {(task["fold"]): task["attempts"] for task in state["tasks"] if task["step"] == "pretrain"}
+    assert sorted(attempts.values())[-1] >= 2, "the disturbed task was repeated"
 
 
 def test_a_run_that_ran_out_of_memory_resumes_with_more(cluster: Cluster, screen: str):
