@@ -11,8 +11,9 @@ from components.core.storage.task_status import Attempt, TaskStatus
 from pipelines.dag import DagTask, TaskGraph
 
 State = Literal["waiting", "running", "finished", "failed", "lost"]
-"""`lost`: its last attempt has stopped reporting without an end, as when its process is killed or its pod is deleted. A task
-without a report is `finished` if a task that reads its outputs has one: Kubeflow took them from its cache."""
+"""`lost`: its last attempt has stopped reporting without an end, as when its process is killed or its pod is deleted. A task is
+`finished` without a report of its end if a task that reads its outputs has started since: Kubeflow took them from its cache, or the
+store did not take the last report."""
 
 
 class TaskState(NamedTuple):
@@ -35,8 +36,8 @@ class TaskState(NamedTuple):
     @property
     def failure(self) -> str:
         """Why it failed or was lost, without the pod's state; empty otherwise."""
-        if self.state == "lost":
-            return "it stopped reporting: its process was killed, or its pod or node is gone"
+        if self.state == "lost" and self.last:
+            return f"it stopped reporting: its process was killed, or its pod or its node {self.last.node} is gone"
         return self.last.message if self.state == "failed" and self.last else ""
 
 
@@ -56,14 +57,16 @@ def task_states(
         found.setdefault(attempt.status.identity, []).append(attempt)
     own = {task: found.get((task.step, task.fold, task.cell_type, task.backbone), []) for task in graph.tasks}
     states: dict[int, State] = {}
-    read: set[int] = set()
+    used: dict[int, datetime] = {}  # when a task began that reads the outputs of the one with this number
     for task in reversed(graph.tasks):
-        state = _state(own[task], since, ended)
-        if state == "waiting" and not own[task] and task.number in read:
+        state, last = _state(own[task], since, ended), own[task][-1].status if own[task] else None
+        by = used.get(task.number)
+        if by and state not in ("finished", "running") and (last is None or last.updated < by):
             state = "finished"
         states[task.number] = state
-        if state != "waiting":
-            read.update(task.needs)
+        if begun := last.started if last else by:
+            for number in task.needs:
+                used[number] = max(used.get(number, begun), begun)
     return [
         TaskState(
             task,

@@ -86,12 +86,13 @@ def report_status(address: str, run: str) -> None:
 class StatusReporter:
     """Writes the status of one attempt, in a thread: a store that does not answer delays no work."""
 
-    def __init__(self, address: str, run: str, labels: Mapping[str, Any]) -> None:
+    def __init__(
+        self, address: str, run: str, labels: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+    ) -> None:
         """Starts to report; `labels` are the step and what distinguishes its tasks."""
         now = datetime.now(UTC)
         own = {name: labels[name] for name in ("step", "fold", "cell_type", "backbone") if name in labels}
-        pod = os.environ.get(POD_VARIABLE, "")
-        node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
+        pod, node = environment.get(POD_VARIABLE, ""), environment.get(NODE_VARIABLE) or socket.gethostname()
         self._status = TaskStatus(**own, started=now, updated=now, node=node, pod=pod)
         folder = self._status.task.replace(" ", "-").replace("/", "-")
         self._key = run_file(run, f"{STATUS}/{folder}/{uuid.uuid4().hex}.json")
@@ -162,15 +163,19 @@ class StatusReader:
 
     store: ObjectStore
     run: str
-    _known: dict[str, tuple[str, TaskStatus, float]] = field(
-        default_factory=dict
-    )  # version, status, time of its report
+    # By key: version, status, and time of its report.
+    _known: dict[str, tuple[str, TaskStatus, float]] = field(default_factory=dict)
+    _read: float | None = None
 
     def read(self) -> list[Attempt]:
         """All attempts at the run's tasks, the oldest first; objects that are no status are left out."""
+        listed = [*self.store.scan(run_file(self.run, f"{STATUS}/"))]
         now = time.monotonic()
-        changed = {}
-        for found in self.store.scan(run_file(self.run, f"{STATUS}/")):
+        # While the store answered nobody, tasks could not report either.
+        unread = now - self._read if self._read is not None and now - self._read > SILENCE / 2 else 0.0
+        self._read, changed = now, {}
+        self._known = {key: (version, status, at + unread) for key, (version, status, at) in self._known.items()}
+        for found in listed:
             version = f"{found.version} {found.modified} {found.size}"
             if found.key not in self._known or self._known[found.key][0] != version:
                 # Later reports are timed by this process's clock alone, whatever the server's is.
