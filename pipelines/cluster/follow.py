@@ -7,6 +7,7 @@ workflow above 1 MB, which KFP does not read), and kfp's wait_for_run_completion
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from rich.console import Console
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from components.core.errors import ContactError, InputError, StepError
-from components.core.storage.task_status import StatusReader
+from components.core.storage.task_status import Attempt, StatusReader, TaskStatus
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint
 from pipelines.cluster.pods import PodReader
 from pipelines.cluster.results import ClusterRun
@@ -32,10 +33,13 @@ POLL = 10.0
 """Seconds between two requests for a run's state."""
 OUTAGE = 900.0
 """Seconds without an answer until contact counts as lost."""
-SETTLED = 30.0
-"""Seconds without progress after which a run counts as stuck if a task has failed and all others need its output."""
 STUCK = 300.0
-"""As SETTLED, if other tasks could start, or the failed one was killed. Kubeflow retries a deleted pod after two minutes."""
+"""Seconds without a report from any task after which a run with a failed task is ended, unless one of its pods may work: more
+than the two minutes after which Kubeflow retries a task, and a pod's start."""
+BLIND = 1800.0
+"""As STUCK, if the pods cannot be read: a retried one may wait for its turn in a queue."""
+WAITS_SHOWN = 60.0
+"""Seconds between two plain lines about what pods wait for."""
 _Answer = TypeVar("_Answer")
 
 
@@ -108,9 +112,12 @@ class Follower:
     display: TaskDisplay
     pods: PodReader
     _reader: StatusReader = field(init=False)
+    _states: list[TaskState] = field(default_factory=list)
     _shown: dict[DagTask, TaskState] = field(default_factory=dict)
-    _moved: float = field(default_factory=time.monotonic)  # when a task last reported progress
+    _heard: float = 0.0  # when this start was first looked at, or the store last did not answer
+    _silence: float = math.inf  # seconds since the last report of any task
     _warned: set[str] = field(default_factory=set)
+    _waits: tuple[str, float] = ("", -math.inf)  # the last plain line about them, and its time
 
     def __post_init__(self) -> None:
         self._reader = StatusReader(self.run.store, self.run.key)
@@ -118,8 +125,8 @@ class Follower:
     def follow(self, started: Any) -> RunFailure | None:
         """Waits until a start of the run ends; returns None if it succeeded.
 
-        It is terminated once a task has failed of bad input, or once a task has failed and nothing else makes progress: which
-        failures Kubeflow retries, and when, is the installation's choice.
+        It is terminated once a task has failed of bad input, or once a task has failed and nothing else makes progress: Kubeflow
+        ends a run by itself only once all of its pods have ended, which one that cannot start, or one on a lost node, never does.
 
         Raises:
             ContactError: no contact for too long, or the deadline has passed; the run may continue.
@@ -128,7 +135,7 @@ class Follower:
         run_id, contact, shown = started.run_id, self.contact, ""
         to_end = f"to end it, use Terminate at {self.endpoint.run_page(run_id)}"
         contact.advice = f"run {run_id} may go on: the same command follows it again; {to_end}"
-        self._moved = time.monotonic()
+        self._heard = time.monotonic()
         while True:
             try:
                 # A login proxy that restarts refuses, too.
@@ -140,14 +147,14 @@ class Follower:
             if state != shown:
                 print_line(contact.console, f"run {state.lower()}")
                 shown = state
-            states = self._read(run, ended)
+            states = self._read(run, state)
             if state in SUCCEEDED:
                 return None
             broken = [each for each in states if each.state in ("failed", "lost")]
             # First, because other tasks may have failed because of it.
             bad_input = next((each for each in broken if each.last and each.last.kind == "input"), None)
             if bad_input:
-                if not ended:
+                if state not in ENDED | {"CANCELING"}:
                     self._terminate(run_id, f"{bad_input.task.name} failed of bad input", to_end)
                 failed = f"{bad_input.task.name} failed: {bad_input.failure}"
                 return RunFailure(f"{failed}; not submitted again, because it would fail again", InputError, True)
@@ -155,7 +162,7 @@ class Follower:
                 return RunFailure(f"run {run_id} was cancelled", StepError, True, cancelled=True)
             if ended:
                 return RunFailure(self._explanation(run, broken), StepError, False)
-            if self._is_stuck(states, broken, run_id):
+            if state != "CANCELING" and self._is_stuck(states, broken, run_id):
                 self._terminate(run_id, "a task has failed and nothing else makes progress", to_end)
                 return RunFailure(self._explanation(run, broken), StepError, False)
             left = contact.deadline - time.monotonic()
@@ -163,81 +170,99 @@ class Follower:
                 raise ContactError(f"the deadline of --timeout has passed; {contact.advice}")
             time.sleep(min(POLL, left))
 
-    def _read(self, run: Any, ended: bool) -> list[TaskState]:
+    def _read(self, run: Any, run_state: str) -> list[TaskState]:
         """The states of the tasks, shown as far as they are new; the earlier ones if the store does not answer."""
         try:
             attempts = self._reader.read()
         except (InputError, StepError) as error:
             self._warn_once(f"the states of tasks cannot be read ({error}); the run is still followed")
-            self._moved = time.monotonic()  # nothing is known
-            return list(self._shown.values())
-        states = task_states(self.run.graph, attempts, run.created_at, ended)
+            self._heard = time.monotonic()
+            return self._states
+        self._silence = min((each.silence for each in attempts), default=math.inf)
+        states = task_states(self.run.graph, attempts, run.created_at, run_state == "FAILED")
+        if run_state in SUCCEEDED:
+            states = [each._replace(state="finished") for each in states]
         for state in states:
             before = self._shown.get(state.task)
-            if before is not None and before[:4] == state[:4]:
-                continue
-            if before is None or state.last != before.last:  # reported something, be it that it is alive
-                self._moved = time.monotonic()
-            if before is None or before.state != "finished":  # else it copies its outputs again
-                self._show(state, before, run.run_id)
+            if before is None or (
+                before.state != "finished" and before != state
+            ):  # a finished one may copy its outputs again
+                self._show(state, before)
                 self._shown[state.task] = state
-        if any(each.state == "waiting" and each.ready for each in states):
+        self._warn_of_failures(run, attempts, states)
+        self.display.waiting = ""
+        may_start = [each for each in states if each.ready and each.state not in ("finished", "running")]
+        if may_start and run_state not in ENDED:
             self._show_waiting(run.run_id)
+        self._states = states
         return states
 
-    def _show(self, state: TaskState, before: TaskState | None, run_id: str) -> None:
+    def _show(self, state: TaskState, before: TaskState | None) -> None:
         """Shows a task whose state or progress has changed."""
         event = {"step": state.task.step, **state.task.labels}
-        if state.state == "running" and state.last:
-            if before is None or before.state != "running":
-                self.display.event({**event, "event": "start"})
-            if state.last.what:
-                progress = {"what": state.last.what, "done": state.last.done, "total": state.last.total}
-                self.display.event({**event, "event": "advance", **progress})
-        elif state.state == "finished":
-            self.display.event({**event, "event": "start"})
-            self.display.event({**event, "event": "finish", "seconds": state.last.seconds if state.last else 0.0})
-        elif state.state in ("failed", "lost"):
+        attempt, shown = state.last.started if state.last else None, None
+        if before and before.state == "running" and before.last:
+            shown = before.last.started
+        working = state.state == "running"
+        if shown and not (attempt == shown and working) and state.state != "finished":
             self.display.event({**event, "event": "failed"})
-            self._warn_once(f"{state.task.name} failed: {self._reason(state, run_id)}")
+            shown = None
+        if shown is None and state.state in ("running", "finished"):
+            self.display.event({**event, "event": "start"})
+        if working and state.last and state.last.what:
+            progress = {"what": state.last.what, "done": state.last.done, "total": state.last.total}
+            self.display.event({**event, "event": "advance", **progress})
+        elif state.state == "finished":
+            self.display.event({**event, "event": "finish", "seconds": state.last.seconds if state.last else 0.0})
+
+    def _warn_of_failures(self, run: Any, attempts: Sequence[Attempt], states: Sequence[TaskState]) -> None:
+        """Warns once of every attempt of this start that failed, or that was lost: there may be a later one already."""
+        known = {each.task.name: each for each in states}
+        for attempt, _ in attempts:
+            state, key = known.get(attempt.task), f"{attempt.task} {attempt.started}"
+            if state is None or attempt.updated < run.created_at or key in self._warned:
+                continue
+            lost = attempt.state == "running" and (state.state == "lost" or attempt != state.last)
+            if lost or attempt.state == "failed":
+                self._warn_once(self._why(attempt, run.run_id), key)
+
+    def _why(self, attempt: TaskStatus, run_id: str) -> str:
+        """Why an attempt failed or, if it left no message, how its pod ended."""
+        if attempt.state == "failed":
+            return f"{attempt.task} failed: {self.pods.why_failed(attempt, run_id, self.run.config)}"
+        return f"{attempt.task} was lost: {self.pods.why_lost(attempt, run_id, self.run.config)}"
 
     def _show_waiting(self, run_id: str) -> None:
         """Shows what pods that have not started wait for, and warns of those that cannot start."""
         for pod in self.pods.read(run_id):
             if pod.problem:
                 self._warn_once(f"{pod.step or 'a driver of Kubeflow'} waits: {pod.problem}", key=pod.name + pod.state)
-        self.display.waiting = self.pods.waits(run_id)
-
-    def _reason(self, state: TaskState, run_id: str) -> str:
-        """Why a task failed; of one that left no message, how its pod ended."""
-        if state.state != "lost" or state.last is None:
-            return state.failure
-        pods = {pod.name: pod for pod in self.pods.read(run_id)}
-        pod = pods.get(state.last.pod)
-        if pods and state.last.pod and pod is None:
-            return f"its pod {state.last.pod} was deleted"
-        if pod is None or pod.state != "ended":
-            return f"{state.failure} (on node {state.last.node})"
-        advice = ""
-        if pod.out_of_memory:
-            have = getattr(self.run.config.cluster.steps, state.task.step).memory_gib
-            advice = f"; raise cluster.steps.{state.task.step}.memory_gib, which is {have:g}"
-        return f"its pod {pod.name} on node {state.last.node} was {pod.reason}{advice}"
+        waits, now = self.pods.waits(run_id), time.monotonic()
+        self.display.waiting = waits
+        if (
+            waits
+            and not self.contact.console.is_terminal
+            and waits != self._waits[0]
+            and now - self._waits[1] > WAITS_SHOWN
+        ):
+            print_line(self.contact.console, f"waiting: {waits}")
+            self._waits = waits, now
 
     def _is_stuck(self, states: Sequence[TaskState], broken: Sequence[TaskState], run_id: str) -> bool:
         """Whether a task has failed and nothing else in the run makes progress."""
-        if not broken or any(each.state == "running" for each in states):
+        quiet = min(time.monotonic() - self._heard, self._silence)
+        if not broken or any(each.state == "running" for each in states) or quiet < STUCK:
             return False
-        # Tasks that could start may be about to, and a lost pod may be retried by Kubeflow.
-        may_move = any(each.state == "lost" or (each.state == "waiting" and each.ready) for each in states)
-        if time.monotonic() - self._moved < (STUCK if may_move else SETTLED):
-            return False
-        return not any(pod.step and pod.state in ("queued", "starting", "running") for pod in self.pods.read(run_id))
+        pods = self.pods.read(run_id, 0.0)
+        if not self.pods.known:
+            return quiet > BLIND
+        return not any(pod.step and pod.state != "ended" and not pod.problem for pod in pods)
 
     def _explanation(self, run: Any, broken: Sequence[TaskState]) -> str:
         """Why the run failed: the message of a failed task, else of a lost one, else Kubeflow's."""
         for state in sorted(broken, key=lambda each: each.state == "lost"):
-            return f"{state.task.name} failed: {self._reason(state, run.run_id)}"
+            if state.last:
+                return self._why(state.last, run.run_id)
         problems = [f"{pod.step or 'a driver'}: {pod.problem}" for pod in self.pods.read(run.run_id) if pod.problem]
         error = " ".join(str(run.error.message).split()) if run.error and run.error.message else ""
         reason = (problems or [error])[0] or "no task left a message, as when a pod cannot start"
@@ -253,6 +278,7 @@ class Follower:
         warn(self.contact.console, f"{reason}{result}")
 
     def _warn_once(self, text: str, key: str = "") -> None:
+        """Warns unless it has warned with this key, or of the same text, before."""
         if (key or text) not in self._warned:
             self._warned.add(key or text)
             warn(self.contact.console, text)

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from components.core.config import RunConfig
+from components.core.storage.task_status import TaskStatus
+
 UNSCHEDULABLE_SECONDS = 600.0
 """Time after which an unschedulable pod is reported: an autoscaler adds nodes within minutes."""
 CACHED_SECONDS = 30.0
@@ -23,11 +26,18 @@ TIMEOUTS = (5.0, 20.0)
 RUN_LABEL = "pipeline/runid"
 """Label that Kubeflow gives all pods of a run: its id."""
 _DISRUPTIONS = {
-    "PreemptionByScheduler": "preempted by a pod of higher priority",
-    "DeletionByTaintManager": "evicted from a node that was lost or tainted",
-    "EvictionByEvictionAPI": "evicted, as when a node is drained",
-    "DeletionByPodGC": "on a node that was lost",
-    "TerminationByKubelet": "evicted by its node, which lacked resources or shut down",
+    "PreemptionByScheduler": "was preempted by a pod of higher priority",
+    "DeletionByTaintManager": "was evicted because its node was lost or tainted",
+    "EvictionByEvictionAPI": "was evicted, as when a node is drained",
+    "DeletionByPodGC": "was on a node that was lost",
+    "TerminationByKubelet": "was evicted by its node, which lacked resources or shut down",
+}
+_NODE_ENDED = {
+    "Evicted": "was evicted by its node",
+    "NodeLost": "was on a node that was lost",
+    "Shutdown": "was on a node that shut down",
+    "NodeShutdown": "was on a node that shut down",
+    "Terminated": "was on a node that shut down",
 }
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -42,7 +52,7 @@ class RunPod:
         name: its name.
         step: the step that it works on; empty for Kubeflow's own, as a driver's.
         state: `queued` until Kueue admits it; `image` if its image cannot be pulled; `refused` if its container cannot be created.
-        reason: why it is in this state, in Kubernetes' words; how it ended, as the end of `its pod was ...`.
+        reason: why it is in this state, in Kubernetes' words; how it ended, as the end of `its pod ...`.
         out_of_memory: whether it ended for lack of memory.
         since: when it was created.
     """
@@ -80,20 +90,57 @@ class RunPod:
 
 @dataclass
 class PodReader:
-    """Lists the pods of a run in a namespace; `refusal` is why it cannot."""
+    """Lists the pods of a run in a namespace.
+
+    Attributes:
+        refusal: why it cannot, for good.
+        known: whether the last list was answered.
+    """
 
     namespace: str
     refusal: str = ""
+    known: bool = False
     _api: Any = None
     _listed: tuple[str, float, list[RunPod]] = field(default=("", 0.0, []))
 
-    def read(self, run_id: str) -> list[RunPod]:
-        """The pods of a run by its id in KFP, as of the last CACHED_SECONDS; empty if they cannot be listed."""
+    def read(self, run_id: str, seconds: float | None = None) -> list[RunPod]:
+        """The pods of a run by its id in KFP, as of the last seconds (None: CACHED_SECONDS); empty if they cannot be listed."""
         of_run, at, pods = self._listed
-        if of_run != run_id or time.monotonic() - at > CACHED_SECONDS:
+        if of_run != run_id or time.monotonic() - at > (CACHED_SECONDS if seconds is None else seconds):
             pods = self._list(run_id)
             self._listed = run_id, time.monotonic(), pods
         return pods
+
+    def why_lost(self, attempt: TaskStatus, run_id: str, config: RunConfig) -> str:
+        """Why an attempt at a task of a run stopped reporting, as far as its pod shows it: `its pod ...`."""
+        name, node = attempt.pod, f" on node {attempt.node}"
+        pod = next((each for each in self.read(run_id, CACHED_SECONDS / 10) if each.name == name), None)
+        if self.known and name and pod is None:
+            return f"its pod {name}{node} was deleted"
+        if pod is not None and pod.state == "ended":
+            return f"its pod {name}{node} {pod.reason}{self._memory_advice(pod, attempt.step, config)}"
+        if pod is not None:
+            return f"it stopped reporting, though its pod {name}{node} is still running; see its log"
+        hidden = (
+            f"; which of these is unknown, because pods cannot be read ({self.refusal})"
+            if self.refusal and name
+            else ""
+        )
+        return f"it stopped reporting: its process was killed, or its pod or its node {attempt.node} is gone{hidden}"
+
+    def why_failed(self, attempt: TaskStatus, run_id: str, config: RunConfig) -> str:
+        """The message of an attempt that failed, with advice if its pod ran out of memory: the system may kill a helper process."""
+        pods = self.read(run_id, CACHED_SECONDS / 10) if attempt.kind == "step" and attempt.pod else []
+        pod = next((each for each in pods if each.name == attempt.pod and each.out_of_memory), None)
+        oom = f" (its pod {pod.reason}{self._memory_advice(pod, attempt.step, config)})" if pod else ""
+        return f"{attempt.message}{oom}"
+
+    @staticmethod
+    def _memory_advice(pod: RunPod, step: str, config: RunConfig) -> str:
+        if not pod.out_of_memory:
+            return ""
+        have = getattr(config.cluster.steps, step).memory_gib
+        return f"; raise cluster.steps.{step}.memory_gib, which is {have:g}"
 
     def waits(self, run_id: str) -> str:
         """What the pods of a run that do not run yet wait for: `6 pretrain for the queue`; empty if nothing is known."""
@@ -106,12 +153,14 @@ class PodReader:
         return str((found.metadata.labels or {}).get(RUN_LABEL, "")) if found else ""
 
     def _list(self, run_id: str) -> list[RunPod]:
+        self.known = False
         if not run_id:
             return []
         selector = f"{RUN_LABEL}={run_id}"
         found = self._request(
             lambda api: api.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUTS)
         )
+        self.known = found is not None
         return [_run_pod(each) for each in found.items] if found else []
 
     def _request(self, request: Callable[[Any], Any]) -> Any:
@@ -142,8 +191,11 @@ def kubernetes_api() -> Any:
     """
     from kubernetes import client, config
 
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
-    (config.load_incluster_config if in_pod else config.load_kube_config)()
+    file = os.environ.get("KUBECONFIG")
+    if "KUBERNETES_SERVICE_HOST" in os.environ and not file:
+        config.load_incluster_config()
+    else:
+        config.load_kube_config(file)
     settings = client.Configuration.get_default_copy()
     settings.retries = 0
     return client.CoreV1Api(client.ApiClient(settings))
@@ -159,8 +211,10 @@ def _run_pod(pod: Any) -> RunPod:
     waiting = [each.state.waiting for each in containers if each.state and each.state.waiting]
     out_of_memory = any(each.reason == "OOMKilled" for each in ended)
     state, reason = _state(status, waiting)
-    if state == "running" and (status.phase in ("Failed", "Succeeded") or out_of_memory):
-        state, reason = "ended", _end(status, ended, out_of_memory)
+    # A pod on a lost node stays `Running` with a time of deletion until the node is back.
+    deleted = pod.metadata.deletion_timestamp is not None
+    if deleted or (state == "running" and (status.phase in ("Failed", "Succeeded") or out_of_memory)):
+        state, reason = "ended", _end(status, ended, out_of_memory, deleted, step)
     return RunPod(pod.metadata.name, step, state, reason, out_of_memory, pod.metadata.creation_timestamp)
 
 
@@ -182,13 +236,20 @@ def _state(status: Any, waiting: list[Any]) -> tuple[PodState, str]:
     return "starting", ""
 
 
-def _end(status: Any, ended: list[Any], out_of_memory: bool) -> str:
+def _end(status: Any, ended: list[Any], out_of_memory: bool, deleted: bool, step: str) -> str:
     disruption = next((each for each in status.conditions or () if each.type == "DisruptionTarget"), None)
+    message = " ".join((status.message or "").split())[:200]
+    why = f": {message}" if message else ""
     if out_of_memory:
-        return "killed for lack of memory (OOM)"
+        return "was killed for lack of memory (OOM)"
     if disruption is not None and disruption.status == "True":
-        return _DISRUPTIONS.get(disruption.reason, f"disrupted ({disruption.reason})")
-    if status.reason in ("Evicted", "NodeLost", "Shutdown", "NodeShutdown", "Terminated"):
-        return f"{status.reason.lower()} ({' '.join((status.message or '').split())[:200]})"
+        return _DISRUPTIONS.get(disruption.reason, f"was disrupted ({disruption.reason})") + why
+    if status.reason in _NODE_ENDED:
+        return f"{_NODE_ENDED[status.reason]}{why}"
+    if status.reason == "DeadlineExceeded":
+        return f"was stopped after cluster.steps.{step}.timeout_hours"
+    if deleted:
+        return "was deleted"
     code = next((each.exit_code for each in ended if each.exit_code), 0)
-    return "killed (SIGKILL)" if code == 137 else f"ended with exit code {code}"
+    # Kubeflow's launcher, the container's first process, ends with 1 if the step is killed.
+    return f"ended with exit code {code}, and its process left no message: it was killed, or crashed"
