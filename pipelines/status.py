@@ -5,8 +5,10 @@ Imports neither torch nor kfp. A run on this machine and one on a cluster report
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,8 +28,10 @@ from pipelines.options import (
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from components.core.config import RunConfig
     from components.core.storage.object_store import ObjectStore
     from components.core.storage.runs import RecordedRun
+    from components.core.storage.task_status import TaskStatus
     from pipelines.dag import TaskGraph
     from pipelines.task_states import TaskState
 
@@ -82,11 +86,13 @@ def status(
 ) -> None:
     """Shows the state and progress of every task of a run, on this machine or on a cluster.
 
-    Tasks report to the run's store, so Kubeflow is not contacted. A task without a report waits; what for is shown if you may
-    read the namespace's pods (see docs/cluster.md). One that has not reported for two minutes counts as lost. Exits with 3 if a
-    task has failed or is lost and nothing else is running.
+    Tasks report to the run's store, so Kubeflow is not contacted. A task without a report waits; what for is shown if you may read
+    the pods of the namespace (see docs/cluster.md). One that has not reported for two minutes counts as lost. Exits with 3 if a
+    task has failed or is lost and nothing else is running; on a cluster --watch then waits a few minutes for another attempt.
     """
     from rich.live import Live
+
+    from components.core.errors import StepError
 
     if watch and as_json:
         raise InputError("--json prints one state; leave --watch out, or run it repeatedly")
@@ -94,24 +100,27 @@ def status(
     followed = _FollowedRun.find(run, options)
     shown = followed.read()
     if as_json:
-        print_json(store=followed.store.uri(""), run=followed.key, state=shown.state, tasks=[*map(_row, shown.tasks)])
-    elif watch and console.is_terminal:
-        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-            while True:
-                live.update(shown.render(), refresh=True)
-                if shown.ended:
-                    break
-                time.sleep(REFRESH)
-                shown = followed.read()
-    else:
+        rows = [_row(each, shown.reasons.get(each.task.name)) for each in shown.tasks]
+        print_json(store=followed.store.uri(""), run=followed.key, state=shown.state, tasks=rows)
+        raise typer.Exit(3 if shown.state == "failed" else 0)
+    in_place = watch and console.is_terminal
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") if in_place else nullcontext() as live:
         line = ""
         while watch and not shown.ended:
-            if shown.headline != line:
+            if live:
+                live.update(shown.render(), refresh=True)
+            elif shown.headline != line:
                 line = shown.headline
                 print_line(console, f"{datetime.now():%H:%M:%S} {line}")
             time.sleep(REFRESH)
-            shown = followed.read()
-        console.print(shown.render())
+            try:
+                shown = followed.read()
+            except StepError as error:  # the store may answer the next time
+                print_line(console, str(error), "yellow")
+        if live:
+            live.update(shown.render(), refresh=True)
+        else:
+            console.print(shown.render())
     raise typer.Exit(3 if shown.state == "failed" else 0)
 
 
@@ -123,6 +132,8 @@ class _RunState:
     tasks: Sequence[TaskState]
     planned: bool  # whether all tasks are known; until normalize has ended, only those that have reported
     done: bool
+    silence: float  # seconds since the last report of any task
+    reasons: Mapping[str, str]  # why tasks failed or are lost, by name
     waits: str  # what pods wait for
 
     @property
@@ -137,16 +148,21 @@ class _RunState:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is expected."""
-        return self.state in ("done", "failed")
+        """Whether nothing more is expected: on a cluster, Kubeflow or `submit --wait` may try a failed task again."""
+        from pipelines.cluster.follow import STUCK
+
+        on_cluster = any(each.last and each.last.pod for each in self.tasks)
+        return self.state == "done" or (self.state == "failed" and (not on_cluster or self.silence > STUCK))
 
     @property
     def headline(self) -> str:
         """The run in one line."""
+        from pipelines.run.display import duration
         from pipelines.task_states import summary
 
         planned = "" if self.planned else ", more once normalize has ended"
-        return f"run {self.key} {self.state}: {summary(self.tasks)}{planned}"
+        last = "" if self.state in ("running", "done") else f"; last report {duration(self.silence)} ago"
+        return f"run {self.key} {self.state}: {summary(self.tasks)}{planned}{last}"
 
     def render(self) -> Group:
         """The headline and a table with a line per task."""
@@ -171,7 +187,7 @@ class _RunState:
                 each.task.name, state, progress, duration(last.seconds) if last else "", last.node if last else ""
             )
         lines: list[Any] = [Text(self.headline), table]
-        lines += [Text(f"{each.task.name}: {each.failure}", style="red") for each in self.tasks if each.failure]
+        lines += [Text(f"{name}: {reason}", style="red") for name, reason in self.reasons.items()]
         lines += [Text(f"waiting: {self.waits}", style="dim")] if self.waits else []
         return Group(*lines)
 
@@ -182,14 +198,14 @@ class _FollowedRun:
 
     store: ObjectStore
     key: str
-    namespace: str | None  # of its pods, if it is on a cluster
+    config: RunConfig | None  # with the cluster of its pods; None for the run's own
 
     def __post_init__(self) -> None:
         from components.core.storage.task_status import StatusReader
         from pipelines.cluster.pods import PodReader
 
         self._reader = StatusReader(self.store, self.key)
-        self._pods = PodReader(self.namespace) if self.namespace else None
+        self._pods = PodReader(self.config.cluster.namespace) if self.config else None
         self._graph: TaskGraph | None = None
 
     @classmethod
@@ -200,7 +216,7 @@ class _FollowedRun:
         from components.core.storage.runs import read_runs
         from pipelines.run.folder import find_run
 
-        known = find_run(name) if name else None
+        known = find_run(name, any_kind=True) if name else None
         store = open_existing(known.store.address) if known and known.store.bucket else options.open()
         config = RunConfig.load(options.config, options.set or []) if options.config else None
         if known:
@@ -213,7 +229,7 @@ class _FollowedRun:
                     f"{store.uri('')}: no run{which}; give --store, or --run as `cellsignal runs` lists them"
                 )
             key = found[-1].key
-        return cls(store, key, config.cluster.namespace if config else None)
+        return cls(store, key, config)
 
     def read(self) -> _RunState:
         """The run's state now; InputError if there is no such run."""
@@ -227,43 +243,57 @@ class _FollowedRun:
             raise InputError(
                 f"--run {self.key}: no such run below {self.store.uri('')} (`cellsignal runs` lists the runs there)"
             )
-        graph = self._graph or _reported(attempts)
-        tasks: list[TaskState] = task_states(graph, attempts)
+        tasks: list[TaskState] = task_states(self._graph or _reported(attempts), attempts)
         done = has_results(self.store, self.key)
-        waiting = not done and any(each.state == "waiting" and each.ready for each in tasks)
-        return _RunState(self.key, tasks, self._graph is not None, done, self._waits(tasks) if waiting else "")
+        if done and not any(each.state == "running" for each in tasks):
+            tasks = [each._replace(state="finished") for each in tasks]
+        silence = min((each.silence for each in attempts), default=math.inf)
+        reasons, waits = self._explain(tasks)
+        return _RunState(self.key, tasks, self._graph is not None, done, silence, reasons, waits)
+
+    def _explain(self, tasks: Sequence[TaskState]) -> tuple[dict[str, str], str]:
+        """Why tasks failed or are lost, by name, and what pods wait for: with their pods, if this account may read them."""
+        reasons = {each.task.name: each.failure for each in tasks if each.failure}
+        open_tasks = any(each.ready and each.state not in ("finished", "running") for each in tasks)
+        latest = max((each.last for each in tasks if each.last and each.last.pod), key=_update_of, default=None)
+        if self._pods is None or self.config is None or not open_tasks or latest is None:
+            return reasons, ""
+        run_id = self._pods.run_of(latest.pod)
+        for each in tasks:
+            if each.state == "lost" and each.last and run_id:
+                reasons[each.task.name] = self._pods.why_lost(each.last, run_id, self.config)
+        return reasons, self._pods.waits(run_id)
 
     def _read_graph(self) -> TaskGraph | None:
         """The run's DAG; None until normalize has written the run's record."""
         from components.core.config import RunConfig, parse
         from components.core.errors import MissingObjectError
-        from components.core.storage.run_records import RUN, RunRecord, run_file
+        from components.core.storage.run_records import RECIPE, RUN, RunRecord, run_file
         from pipelines.dag import prediction_graph, training_graph
 
         try:
             record = RunRecord.load(self.store, run_file(self.key, RUN))
         except MissingObjectError:
             return None
-        if record.prediction:
-            return prediction_graph(record.prediction.folds)
         config = parse(RunConfig, record.config, f"run {self.key}")
-        if self._pods is None and "recipe" in record.lineage:
+        if self.config is None and RECIPE in record.lineage:  # on a cluster
             from pipelines.cluster.pods import PodReader
 
-            self._pods = PodReader(config.cluster.namespace)
-        return training_graph(config)
+            self.config, self._pods = config, PodReader(config.cluster.namespace)
+        return prediction_graph(record.prediction.folds) if record.prediction else training_graph(config)
 
-    def _waits(self, tasks: Sequence[TaskState]) -> str:
-        """What pods wait for, if this account may read them."""
-        if self._pods is None:
-            return ""
-        pod = next((each.last.pod for each in reversed(tasks) if each.last and each.last.pod), "")
-        return self._pods.waits(self._pods.run_of(pod)) if pod else ""
+
+def _update_of(status: TaskStatus) -> datetime:
+    return status.updated
 
 
 def _is_of(run: RecordedRun, name: str) -> bool:
     """Whether a run is of a configuration; by its key, if it has no record yet."""
-    return run.record.config.get("name") == name if run.record else run.key.startswith(f"{name}-")
+    from components.core.storage.run_records import predicting_name
+
+    if run.record:
+        return bool(run.record.config.get("name") == name)
+    return run.key.rpartition("-")[0] in (name, predicting_name(name))
 
 
 def _reported(attempts: Sequence[Any]) -> TaskGraph:
@@ -276,7 +306,7 @@ def _reported(attempts: Sequence[Any]) -> TaskGraph:
     return graph
 
 
-def _row(task: TaskState) -> dict[str, Any]:
+def _row(task: TaskState, failure: str | None) -> dict[str, Any]:
     """A task in plain values."""
     last = task.last
     return {
@@ -286,7 +316,7 @@ def _row(task: TaskState) -> dict[str, Any]:
         "state": task.state,
         "ready": task.ready,
         "attempts": task.attempts,
-        "failure": task.failure or None,
+        "failure": failure,
         "kind": (last.kind or None) if last else None,
         "started": last.started.isoformat() if last else None,
         "updated": last.updated.isoformat() if last else None,

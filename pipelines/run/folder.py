@@ -244,11 +244,11 @@ class KnownRun:
     truth: Path | None = None
 
 
-def find_run(name: str, option: str = "--run") -> KnownRun:
+def find_run(name: str, option: str = "--run", any_kind: bool = False) -> KnownRun:
     """Finds a run by its key, its address in an object store, or the folder of `cellsignal run --out`; errors name `option`.
 
     Raises:
-        InputError: a folder without a run or with a prediction, or an address that is no run's.
+        InputError: a folder without a run or, unless of any kind, with a prediction, or an address that is no run's.
     """
     if "://" in name:
         try:
@@ -268,7 +268,7 @@ def find_run(name: str, option: str = "--run") -> KnownRun:
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{option} {name}: not the folder of a run") from None
     run = parse(LocalRun, content, source=str(file))
-    if run.prediction:
+    if run.prediction and not any_kind:
         raise InputError(f"{option} {name}: the folder of a prediction, which trains nothing; give that of a training")
     return KnownRun(run.lineage["run"], run.config.store, RunFolder(out).truth(run))
 
