@@ -16,8 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from tests.pipelines.cluster.simulated_cluster import SimulatedCluster
 
 API = "/apis/v2beta1"
 LOGIN_PAGE = "<!DOCTYPE html><html><body>Log in to Your Account</body></html>"
@@ -61,7 +64,8 @@ class KfpServer:
     """State and behaviour of the server.
 
     `script` lists the states of a new run, one for each request for it, the last for good; `on_end` is called when it reaches
-    the last one, and `on_look` for each request. `token` and `cookie` are required if they are set.
+    the last one, and `on_look` for each request. `token` and `cookie` are required if they are set. With a `cluster`, runs are
+    executed there instead, and its Kubernetes API has the same address.
     """
 
     multi_user: bool = False
@@ -69,6 +73,7 @@ class KfpServer:
     script: list[list[str]] = field(default_factory=lambda: [["SUCCEEDED"]])
     on_end: Callable[[dict[str, Any]], None] = lambda run: None
     on_look: Callable[[dict[str, Any]], object] = lambda run: None
+    cluster: SimulatedCluster | None = None
     token: str | None = None
     cookie: str | None = None
     faults: list[Fault] = field(default_factory=list)
@@ -103,6 +108,8 @@ class KfpServer:
                     return _page("pipeline_versions", mine, query)
                 case "GET", "runs":
                     mine = [run for run in self.runs if run["experiment_id"] == query.get("experiment_id")]
+                    for run in mine if self.cluster else ():
+                        run["state"] = self.cluster.state(run["run_id"])
                     return _page(
                         "runs",
                         sorted(
@@ -136,8 +143,12 @@ class KfpServer:
                 case "POST", "runs", action if action.endswith(":terminate"):
                     run = self._run(action.partition(":")[0])
                     run["state"] = "CANCELING"
+                    if self.cluster:
+                        self.cluster.terminate(run["run_id"])
                     self._states[run["run_id"]] = ["CANCELING", "CANCELED"]
                     return {}
+                case "GET", "", "api", "v1", "namespaces", _, "pods", *name if self.cluster:
+                    return self.cluster.pods(query.get("labelSelector", ""), *name)
             raise RefusedError(404, "Not Found", 5)
 
     def _authorise(self, source: Mapping[str, str], what: str) -> None:
@@ -157,7 +168,11 @@ class KfpServer:
     def _new_run(self, body: dict[str, Any], states: list[str]) -> dict[str, Any]:
         # Seconds apart, as KFP counts them, and none of them later than what the tests leave in the store.
         at = datetime.now(UTC) + timedelta(seconds=len(self.runs), hours=-1)
+        if self.cluster:
+            at = datetime.now(UTC)
         made = {**body, "run_id": str(uuid.uuid4()), "created_at": at.isoformat(), "state": "PENDING"}
+        if self.cluster:
+            self.cluster.start(made)
         self._states[made["run_id"]] = states
         self.runs.append(made)
         return made
@@ -170,6 +185,11 @@ class KfpServer:
 
     def _look(self, run: dict[str, Any]) -> dict[str, Any]:
         states = self._states[run["run_id"]]
+        if self.cluster:
+            states = [self.cluster.state(run["run_id"])]
+            if states[0] not in ("SUCCEEDED", "FAILED", "CANCELED"):
+                states *= 2
+            run["run_details"] = {"task_details": self.cluster.task_details(run["run_id"])}
         run["state"] = states[0]
         if len(states) > 1:
             states.pop(0)

@@ -155,7 +155,7 @@ def test_the_last_attempt_of_a_task_explains_a_failed_run(submitting: Submitting
     server.script, server.on_end = [["FAILED"]], ended
     with pytest.raises(StepError, match=r"^pretrain fold 1 tiny failed: out of memory; no report: .*packed; see http"):
         submitting(wait=True)
-    assert submitting.shown.getvalue().count("pretrain fold 1 tiny failed: out of memory") == 1
+    assert submitting.shown.getvalue().count("pretrain fold 1 tiny failed: out of memory") == 3
 
 
 def test_a_failed_run_without_a_record_is_explained_by_the_apis_error(submitting: Submitting, server: KfpServer):

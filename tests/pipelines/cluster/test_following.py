@@ -1,0 +1,307 @@
+"""submit --wait on a simulated cluster: true progress, every kind of failure by its name, and when a run is submitted again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.config import RunConfig
+from components.core.errors import InputError, StepError
+from components.core.storage import task_status
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.task_status import StatusReader
+from pipelines.cluster import submit as submission
+from pipelines.dag import training_graph
+from pipelines.task_states import task_states
+from tests.pipelines.cluster.conftest import Submitting, key_of
+from tests.pipelines.cluster.kfp_server import KfpServer
+from tests.pipelines.cluster.simulated_cluster import DETAILED, SimulatedCluster, write_kubeconfig
+from tests.seaweedfs import BUCKET
+
+NETWORK = "stem: 4, second_stride: 2, entry: [4, 8], middle_blocks: 0, exit: [8, 8, 8]"
+RXRX1 = [
+    "screen.cell_types=[HUVEC, RPE, HEPG2, U2OS]",
+    "folds.count=5",
+    f"backbones=[{{name: xception, {NETWORK}}}, {{name: xception_large, {NETWORK}}}]",
+]
+"""Its shape: 60 tasks."""
+PRETRAIN, OTHER = "pretrain fold 0 tiny", "pretrain fold 1 tiny"
+TIMES = {
+    "components.core.storage.task_status.INTERVAL": 0.1,
+    "components.core.storage.task_status.SILENCE": 2.0,
+    "pipelines.cluster.follow.POLL": 0.05,
+    "pipelines.cluster.follow.STUCK": 3.0,
+    "pipelines.cluster.follow.BLIND": 4.5,
+    "pipelines.cluster.follow.WAITS_SHOWN": 0.2,
+    "pipelines.cluster.pods.CACHED_SECONDS": 0.1,
+    "pipelines.cluster.pods.UNSCHEDULABLE_SECONDS": 0.3,
+}
+
+
+@dataclass
+class Following:
+    """submit --wait of a run on a simulated cluster."""
+
+    submitting: Submitting
+    cluster: SimulatedCluster
+    server: KfpServer
+
+    def __call__(self, **more: Any) -> str:
+        """Follows a run to its end with the default of --resubmit; returns the console's text."""
+        return self.submitting(wait=True, timeout=120, out=Path("results"), **{"resubmit": None, **more})
+
+    @property
+    def shown(self) -> str:
+        return self.submitting.shown.getvalue()
+
+    def terminations(self) -> int:
+        return len(self.server.asked("POST", ":terminate"))
+
+    def succeeded_once(self) -> None:
+        """Every task of the DAG finished exactly once by what was shown, and in the store."""
+        names = [task.name for task in self.cluster.graph.tasks]
+        done = re.findall(r"^\[\d+/\d+ tasks\] (.*): done in", self.shown, re.MULTILINE)
+        assert Counter(done) == Counter(names)
+        assert f"[{len(names)}/{len(names)} tasks] report: done in" in self.shown
+        attempts = StatusReader(self.cluster.store, key_of(self.server.runs[0])).read()
+        finished = Counter(each.status.task for each in attempts if each.status.state == "finished")
+        assert finished == Counter(names)
+        assert {each.state for each in task_states(self.cluster.graph, attempts)} == {"finished"}
+
+
+@pytest.fixture
+def follow_a(
+    submitting: Submitting, server: KfpServer, config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., Following]]:
+    """Makes a cluster for runs with changes of the configuration; by default 10 tasks, two folds of one backbone and cell type."""
+    for name, seconds in TIMES.items():
+        monkeypatch.setattr(name, seconds)
+    monkeypatch.setattr(task_status, "ObjectStore", functools.cache(ObjectStore))  # a client takes 50 ms
+    tiny, check = submitting.config, submission.check_screen
+    monkeypatch.setattr(submission, "check_screen", lambda _, *rest: check(tiny, *rest))  # the screen has one cell type
+    write_kubeconfig(tmp_path / "kubeconfig", server.url)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    made: list[SimulatedCluster] = []
+
+    def make(*changes: str, **more: Any) -> Following:
+        store = submitting.store
+        settings = [f"store.bucket={BUCKET}", f"store.prefix={store.prefix}", "embeddings.enabled=false", *changes]
+        submitting.config = config = RunConfig.load(str(config_file), settings)
+        server.cluster = SimulatedCluster(store, config, training_graph(config), **more)
+        made.append(server.cluster)
+        return Following(submitting, server.cluster, server)
+
+    yield make
+    for cluster in made:
+        cluster.stop()
+
+
+@pytest.mark.parametrize("policy", ["OnError", "Always"])
+def test_a_run_of_60_tasks_shows_true_progress_and_survives_failures(
+    follow_a: Callable[..., Following], server: KfpServer, policy: str
+):
+    faults = {
+        ("pretrain fold 1 xception", 1): "exit",
+        ("finetune fold 2 RPE", 1): "delete",
+        ("pseudo_label fold 4 U2OS", 1): "oom",
+    }
+    follow = follow_a(*RXRX1, policy=policy, faults=faults)
+    shown = follow()
+    assert len(follow.cluster.graph.tasks) == 60
+    follow.succeeded_once()
+    counts = [int(count) for count in re.findall(r"^\[(\d+)/60 tasks\]", shown, re.MULTILINE)]
+    assert counts == sorted(counts)
+    assert "pretrain fold 1 xception failed: CUDA error: lost" in shown
+    assert "cluster.steps.pseudo_label.memory_gib, which is 32" in shown
+    assert len(server.runs) == (2 if policy == "OnError" else 1)
+    assert follow.terminations() == 0
+    details = follow.cluster.task_details(server.runs[0]["run_id"])
+    assert len(details) == DETAILED + 1, "the stand-in has frozen them"
+    assert any(each["state"] == "RUNNING" for each in details)
+    if policy == "OnError":
+        assert shown.count("submitted again under the same key, 2 more") == 1
+        pods = follow.cluster.pods_of
+        # Not once more than needed: 60 tasks, and one more pod for each failure.
+        assert sum(pods.values()) == 63
+
+
+ENDS = {
+    "exit": PRETRAIN + r" failed: CUDA error: lost",
+    "kill": r"its pod run-pretrain-\w+ on node node-7 ended with exit code 1, and its process left no message",
+    "oom": r"was killed for lack of memory \(OOM\); raise cluster\.steps\.pretrain\.memory_gib, which is 32",
+    "delete": r"its pod run-pretrain-\w+ on node node-7 was deleted",
+    "evict": r"was evicted by its node.*: The node was low on resource: ephemeral-storage",
+    "node": r"was evicted because its node was lost or tainted",
+}
+
+
+@pytest.mark.parametrize(
+    ("policy", "fault"),
+    [*(("OnError", fault) for fault in ENDS), *(("Always", fault) for fault in ("exit", "oom", "node"))],
+)
+def test_the_message_names_how_a_task_ended(
+    follow_a: Callable[..., Following], server: KfpServer, fault: str, policy: str
+):
+    follow = follow_a(faults={(PRETRAIN, 1): fault}, policy=policy)
+    shown = follow()
+    assert len(re.findall(ENDS[fault], shown)) == (1 if len(server.runs) == 1 else 2), shown
+    follow.succeeded_once()
+    retried = fault == "delete" or (policy == "Always" and fault != "node")
+    assert len(server.runs) == (1 if retried else 2)
+    assert follow.terminations() == (fault == "node")
+    assert follow.cluster.pods_of == {task.name: 1 + (task.name == PRETRAIN) for task in follow.cluster.graph.tasks}
+
+
+@pytest.mark.parametrize("fault", ["oom", "delete", "node"])
+def test_without_the_right_to_read_pods_the_message_is_true_and_the_run_ends_well(
+    follow_a: Callable[..., Following], server: KfpServer, fault: str
+):
+    follow = follow_a(faults={(PRETRAIN, 1): fault}, may_read_pods=False)
+    shown = follow()
+    sentence = (
+        f"{PRETRAIN} was lost: it stopped reporting: its process was killed, or its pod or its node node-7 is gone; which of "
+        "these is unknown, because pods cannot be read (403 Forbidden)"
+    )
+    assert sentence in shown
+    follow.succeeded_once()
+    assert len(server.runs) == (1 if fault == "delete" else 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            "image",
+            r"pretrain waits: the image of its pod cannot be pulled \(ImagePullBackOff: Back-off pulling image \"registry",
+        ),
+        (
+            "unschedulable",
+            r"pretrain waits: its pod has been unschedulable for \d+ min \(0/3 nodes are available: 3 Insuff",
+        ),
+    ],
+)
+def test_a_pod_that_cannot_start_is_reported_while_it_waits(
+    follow_a: Callable[..., Following], server: KfpServer, fault: str, message: str
+):
+    follow = follow_a(faults={(PRETRAIN, 1): fault})
+    shown = follow()
+    assert len(re.findall(message, shown)) == 1
+    follow.succeeded_once()
+    assert len(server.runs) == 1
+
+
+def test_what_pods_wait_for_is_shown(follow_a: Callable[..., Following]):
+    follow = follow_a(faults={(PRETRAIN, 1): "queue", (OTHER, 1): "image"})
+    assert "waiting: 1 pretrain for its image, 1 pretrain for the queue\n" in follow()
+
+
+@pytest.mark.parametrize("policy", ["OnError", "Always"])
+def test_other_branches_run_to_their_end_before_a_run_is_submitted_again(
+    follow_a: Callable[..., Following], server: KfpServer, policy: str
+):
+    """Also a slow one: longer than the time after which a run counts as stuck."""
+    failing = range(1, 5) if policy == "Always" else [1]  # with all retries
+    follow = follow_a(faults={(PRETRAIN, attempt): "exit" for attempt in failing}, slow={OTHER: 3.8}, policy=policy)
+    follow()
+    follow.succeeded_once()
+    assert (len(server.runs), follow.terminations()) == (2, 0)
+
+
+def test_a_deleted_pod_is_left_to_kubeflow(follow_a: Callable[..., Following], server: KfpServer):
+    """It counts as lost before it is retried."""
+    follow = follow_a(faults={(PRETRAIN, 1): "delete", (OTHER, 1): "delete"}, backoff=2.5)
+    shown = follow()
+    assert shown.count("was deleted") == 2
+    follow.succeeded_once()
+    assert (len(server.runs), follow.terminations()) == (1, 0)
+
+
+@pytest.mark.parametrize("policy", ["OnError", "Always"])
+def test_a_pod_that_waits_in_the_queue_is_progress(follow_a: Callable[..., Following], server: KfpServer, policy: str):
+    """Even if nothing has reported for longer than the time after which a run counts as stuck."""
+    follow = follow_a(
+        faults={(PRETRAIN, 1): "exit", (OTHER, 1): "queue", (PRETRAIN, 2): "queue"}, pending=3.8, policy=policy
+    )
+    follow()
+    follow.succeeded_once()
+    assert (len(server.runs), follow.terminations()) == (2 if policy == "OnError" else 1, 0), follow.shown
+
+
+def test_a_run_is_submitted_again_if_only_a_pod_that_cannot_start_is_left(
+    follow_a: Callable[..., Following], server: KfpServer
+):
+    follow = follow_a(faults={(PRETRAIN, 1): "exit", (OTHER, 1): "image"}, pending=60.0)
+    shown = follow()
+    follow.succeeded_once()
+    assert "a task has failed and nothing else makes progress; the run is being terminated" in shown
+    assert (len(server.runs), follow.terminations()) == (2, 1)
+
+
+def test_a_run_is_not_submitted_again_with_resubmit_0(follow_a: Callable[..., Following], server: KfpServer):
+    follow = follow_a(faults={(PRETRAIN, 1): "oom"})
+    with pytest.raises(
+        StepError, match=rf"^{PRETRAIN} was lost: its pod .* \(OOM\); raise .*; no report: .*/#/runs/details/"
+    ):
+        follow(resubmit=0)
+    assert len(server.runs) == 1
+
+
+def test_resubmission_stops_at_its_default(follow_a: Callable[..., Following], server: KfpServer):
+    follow = follow_a(faults={("normalize", n): "exit" for n in range(1, 9)})
+    with pytest.raises(StepError, match=r"^normalize failed: CUDA error: lost; no report"):
+        follow()
+    assert len(server.runs) == 4
+    assert [int(left) for left in re.findall(r"submitted again under the same key, (\d) more", follow.shown)] == [
+        2,
+        1,
+        0,
+    ]
+    assert follow.cluster.pods_of["normalize"] == 4
+
+
+@pytest.mark.parametrize("policy", ["OnError", "Always"])
+def test_bad_input_ends_the_run_and_is_not_submitted_again(
+    follow_a: Callable[..., Following], server: KfpServer, policy: str
+):
+    follow = follow_a(faults={(PRETRAIN, 1): "input"}, slow={OTHER: 30.0}, policy=policy)
+    with pytest.raises(InputError, match=rf"^{PRETRAIN} failed: train\.csv row 7: no such well; not submitted again"):
+        follow()
+    assert (len(server.runs), follow.terminations()) == (1, 1)
+
+
+@pytest.mark.parametrize("fault", ["oom", "node"])
+def test_two_processes_that_follow_a_run_both_end_well(
+    follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch, fault: str
+):
+    monkeypatch.setattr(submission, "interruptible", lambda _: contextlib.nullcontext())  # signals need the main thread
+    follow = follow_a(faults={(PRETRAIN, 1): fault})
+    submitting = follow.submitting
+    others = [Submitting(server, submitting.config, submitting.screen, submitting.store) for _ in range(2)]
+    shown: dict[int, str] = {}
+
+    def one(number: int) -> None:
+        out = Path(f"results-{number}")
+        shown[number] = others[number](wait=True, timeout=120, out=out, resubmit=None)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.3)
+    for thread in threads:
+        thread.join()
+    assert len(shown) == 2
+    for number, text in shown.items():
+        assert (Path(f"results-{number}") / "report.html").exists()
+        assert "[10/10 tasks] report: done in" in text
+    assert follow.cluster.pods_of == {task.name: 1 + (task.name == PRETRAIN) for task in follow.cluster.graph.tasks}
+    assert sum(server.cluster.state(run["run_id"]) == "SUCCEEDED" for run in server.runs) == 1
