@@ -151,30 +151,43 @@ def training_step(name: str, kind: type[S], arguments: Mapping[str, Any]) -> Ite
         with progress.task(name, **labels):  # which reports it
             raise
     settings = config.section(kind)
-    if _start_processes(name, settings.compute, arguments):
+    started, error = _start_processes(name, settings.compute, arguments)
+    if error:
+        with _task(name, labels, manifest):  # the leader, which reports, is gone or failed as a consequence
+            raise error
+    if started:
         yield None
         return
     # An error is saved before the team is taken down, because the other processes then fail too.
     with joined() as team, _saved_errors():
         if not team.leads:
             progress.silence()
-        with progress.task(name, **labels):
-            report_status(manifest.store, manifest.run)
+        with _task(name, labels, manifest):
             yield TrainingStep(name, labels, settings, team, manifest, ObjectStore(manifest.store))
 
 
-def _start_processes(step: str, compute: ComputeConfig, arguments: Mapping[str, Any]) -> bool:
-    """Runs a step's main in several processes if the configuration has several and this is not one of them; whether it did."""
-    if is_started_by_torchrun():
-        return False
+@contextmanager
+def _task(name: str, labels: Mapping[str, Any], manifest: Manifest) -> Iterator[None]:
+    """The step as a task that reports its status under the manifest's run."""
+    with progress.task(name, **labels):
+        report_status(manifest.store, manifest.run)
+        yield
+
+
+def _start_processes(
+    step: str, compute: ComputeConfig, arguments: Mapping[str, Any]
+) -> tuple[bool, InputError | StepError | None]:
+    """Runs a step's main in several processes if the configuration has several and this is not one of them.
+
+    Returns whether it did, and an error that is not reported yet; raises one that the leader has reported.
+    """
     gpus = torch.cuda.device_count()
     processes = compute.processes or max(1, gpus)
-    if processes == 1:
-        return False
+    if is_started_by_torchrun() or processes == 1:
+        return False, None
     if gpus and processes > gpus:
-        raise InputError(
-            f"compute.processes is {processes}, but there are {gpus} GPUs; lower it, or set 0 for all of them"
-        )
+        advice = "lower it, or set 0 for all of them"
+        return False, InputError(f"compute.processes is {processes}, but there are {gpus} GPUs; {advice}")
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         job = Path(folder) / "arguments.json"
         job.write_text(json.dumps({"step": step, "arguments": dict(arguments)}), encoding="utf-8")
@@ -189,26 +202,23 @@ def _start_processes(step: str, compute: ComputeConfig, arguments: Mapping[str, 
             code = process.wait()
         finally:
             stop(process, _STOP_SECONDS)  # torchrun ends its processes
-        if code:
-            raise _first_error(Path(folder), step, code)
-    return True
+        return True, _first_error(Path(folder), step, code) if code else None
 
 
-def _first_error(folder: Path, step: str, code: int) -> Exception:
-    """The error of the process that failed first; the others fail as a consequence."""
+def _first_error(folder: Path, step: str, code: int) -> InputError | StepError:
+    """The error of the process that failed first; the others fail as a consequence. Raises it if that was the leader."""
     found = [
         (not error["known"], file.stat().st_mtime_ns, error)
         for file in sorted(folder.glob("error-*.json"))
         for error in [json.loads(file.read_text(encoding="utf-8"))]
     ]
     if not found:
-        message = f"{step}: a process was killed (code {code}), perhaps for lack of memory; run again to resume"
-        progress.emit("failed", kind="step", message=message, step=step)
-        return StepError(message)
+        return StepError(f"{step}: a process was killed (code {code}), perhaps for lack of memory; run again to resume")
     _, _, first = min(found, key=lambda each: each[:2])
-    if first["rank"]:  # the leader has reported its own
-        progress.emit("failed", kind=first["kind"], message=first["message"], **first["labels"])
-    return (InputError if first["kind"] == "input" else StepError)(first["message"])
+    error = (InputError if first["kind"] == "input" else StepError)(first["message"])
+    if first["rank"]:
+        return error
+    raise error
 
 
 @contextmanager
@@ -225,7 +235,6 @@ def _saved_errors() -> Iterator[None]:
                 "known": known,
                 "kind": "input" if isinstance(error, InputError) else "step",
                 "message": str(error) if known else " ".join(f"{type(error).__name__}: {error}".split()),
-                "labels": progress.labels(),
             }
             write_atomically(Path(folder, f"error-{os.environ['RANK']}.json"), json.dumps(found))
         raise

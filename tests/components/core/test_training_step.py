@@ -22,6 +22,7 @@ from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.arrays import read_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.task_status import StatusReader
 from components.infer.step import run as infer
 from tests.bench.measure import children
 from tests.components.core.learning.tiny_networks import RUN, changed
@@ -44,7 +45,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         # Epochs enough to be killed among them.
         config = changed(RUN, compute=compute, pretrain={"batch_size": 16, "epochs": 8}, mean_teacher=batches)
         run = TrainingRun(folder / name, (folder / f"{name} store").as_uri(), config)
-        run.normalize(source)
+        run.normalize(source, f"tiny-{name}")
         return run
 
     return made
@@ -66,6 +67,14 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
         for name, tensor in load_file(file).items()
         if tensor.is_floating_point()
     }
+
+
+def last_failure(run: TrainingRun) -> tuple[str, str, str]:
+    """Task, kind and message of the last report of a run's tasks."""
+    store = ObjectStore(run.store)
+    status = StatusReader(store, Manifest.read(run.screen).run).read()[-1].status
+    assert status.state == "failed"
+    return status.task, status.kind, status.message
 
 
 def difference(one: Path, other: Path) -> float:
@@ -124,14 +133,16 @@ def test_bad_input_in_a_team_is_one_line(make: Make):
     store = ObjectStore(run.store)
     key = next(key for key in store.list("plates/") if "/c" in key)
     store.put(key, store.get(key)[:-1])
-    with pytest.raises(InputError, match=r"plate \d, well \w\d\d, site \d: its chunk .* has \d+ bytes"):
+    with pytest.raises(InputError, match=r"plate \d, well \w\d\d, site \d: its chunk .* has \d+ bytes") as error:
         run.pretrain("slim")
+    assert last_failure(run) == ("pretrain fold 0 slim", "input", str(error.value))
 
 
 def test_rejects_more_processes_than_gpus(make: Make, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match=r"compute.processes is 3, but there are 2 GPUs"):
-        make("many", processes=3).pretrain("slim")
+        (run := make("many", processes=3)).pretrain("slim")
+    assert last_failure(run)[:2] == ("pretrain fold 0 slim", "input")
 
 
 def torchrun() -> int:
@@ -158,6 +169,8 @@ def test_a_killed_team_resumes_from_its_checkpoint(
         os.kill(torchrun(), signal.SIGKILL)  # its processes end when it is gone
         with pytest.raises(StepError, match=r"pretrain: a process was killed .*; run again to resume"):
             training.result(60)
+    task, kind, message = last_failure(run)
+    assert (task, kind, "a process was killed" in message) == ("pretrain fold 0 slim", "step", True)
     time.sleep(1)
     assert not run.base("slim").exists()
     capfd.readouterr()
