@@ -121,7 +121,8 @@ def apply_pod_settings(task: PipelineTask, resources: Resources, cluster: Cluste
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     if own.gpus:
         task.set_accelerator_type(cluster.gpu_resource).set_accelerator_limit(own.gpus)
-    task.set_retry(own.retries, **RETRY)
+    if own.retries:  # 0 would compile to a policy without a limit
+        task.set_retry(own.retries, **RETRY)
     for name, value in resources.environment.items():
         task.set_env_variable(name, value)
     kubernetes.use_field_path_as_env(task, NODE_VARIABLE, "spec.nodeName")

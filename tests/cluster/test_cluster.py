@@ -76,6 +76,10 @@ def test_the_server_accepts_the_manifests(cluster: Cluster):
     if cluster.namespace not in ("kubeflow", "cellsignal") or (overlay == "single-user" and not kueue):
         pytest.skip(f"no overlay is for namespace {cluster.namespace}, with Kueue {kueue}")
     cluster.kubectl("apply", "--dry-run=server", "-k", K8S / "overlays" / overlay)
+    name = ("configmap", "workflow-controller-configmap", "--namespace=kubeflow")
+    if cluster.kubectl("get", *name, "--ignore-not-found", "-o", "name"):
+        file = K8S / "retry-always" / "workflow-controller.patch.yaml"
+        cluster.kubectl("patch", *name, "--dry-run=server", "--patch-file", file)
 
 
 def test_an_account_that_follows_runs_may_read_pods_only(cluster: Cluster):
@@ -105,6 +109,13 @@ def test_retrain_promotes_the_finished_run_and_predict_uses_it(cluster: Cluster,
         wells = [row["id_code"] for row in csv.DictReader(file)]
     assert len(wells) == 6
     assert all(well.startswith("HUVEC-03_") for well in wells)
+
+
+def test_a_run_with_one_task_for_the_backbones_of_a_fold(cluster: Cluster, screen: str):
+    out = cluster.folder / "grouped"
+    changes = sets("cluster.group=fold", "seed=10", SECOND_BACKBONE)
+    cluster.run(cluster.submission("submit", "--screen", screen, "--wait", "--out", out, *changes))
+    check_results(out)
 
 
 def test_bad_input_ends_a_run_with_one_line(cluster: Cluster, tiny: TinyScreen, tmp_path: Path):
@@ -145,7 +156,7 @@ def test_a_run_that_ran_out_of_memory_resumes_with_more(cluster: Cluster, screen
     """The cluster section decides no result, so the second submission is the same run: what has finished is not repeated."""
     out = cluster.folder / "out-of-memory"
     command = cluster.submission("submit", "--screen", screen, "--wait", "--out", out, *sets("seed=13"))
-    starved = sets("cluster.steps.pretrain.memory_gib=0.25", "cluster.steps.pretrain.retries=0")
+    starved = sets("cluster.steps.pretrain.memory_gib=0.25", "cluster.steps.pretrain.retries=1")
     output = cluster.run([*command, *starved, "--resubmit", "0"], expected=3)
     (line,) = (each for each in output.splitlines() if each.startswith("error: "))
     assert "pretrain" in line

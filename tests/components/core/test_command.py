@@ -41,6 +41,11 @@ ENOSPC, FULL = errno.ENOSPC, "No space left on device"
         (ContactError("no answer"), 5, "no answer"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/no/screen"), 2, "/no/screen: No such file"),
         (PermissionError(errno.EACCES, "Permission denied", b"/root/x"), 2, "/root/x: Permission denied"),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "/etc/hosts/run"),
+            2,
+            "/etc/hosts: is a file, and a folder is",
+        ),
         (OSError(ENOSPC, FULL, "/tmp/out.csv"), 3, "/tmp/out.csv: the disk is full (mounted at /"),
         (OSError(ENOSPC, FULL), 3, "a file: the disk is full; make room"),
         (OSError(errno.EIO, "Input/output error", "/tmp/a"), 3, "/tmp/a: the disk fails"),

@@ -91,6 +91,7 @@ def test_bad_input_is_one_line(changes: list[str], options: dict[str, Any], prob
     with pytest.raises(InputError) as caught:
         plan("demo", *changes, **options)
     assert problem in str(caught.value)
+    assert "Error" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
