@@ -138,12 +138,12 @@ class _RunState:
 
     @property
     def state(self) -> str:
-        """`running` if a task is, else `done`, `failed`, or `waiting`."""
+        """`running` if a task is, else `finished`, `failed`, or `waiting`."""
         states = {each.state for each in self.tasks}
         if "running" in states:
             return "running"
         if self.done:
-            return "done"
+            return "finished"
         return "failed" if states & {"failed", "lost"} else "waiting"
 
     @property
@@ -152,7 +152,7 @@ class _RunState:
         from pipelines.cluster.follow import STUCK
 
         on_cluster = any(each.last and each.last.pod for each in self.tasks)
-        return self.state == "done" or (self.state == "failed" and (not on_cluster or self.silence > STUCK))
+        return self.state == "finished" or (self.state == "failed" and (not on_cluster or self.silence > STUCK))
 
     @property
     def headline(self) -> str:
@@ -161,7 +161,7 @@ class _RunState:
         from pipelines.task_states import summary
 
         planned = "" if self.planned else ", more once normalize has ended"
-        last = "" if self.state in ("running", "done") else f"; last report {duration(self.silence)} ago"
+        last = "" if self.state in ("running", "finished") else f"; last report {duration(self.silence)} ago"
         return f"run {self.key} {self.state}: {summary(self.tasks)}{planned}{last}"
 
     def render(self) -> Group:

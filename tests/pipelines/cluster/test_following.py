@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,13 @@ RXRX1 = [
 ]
 """Its shape: 60 tasks."""
 PRETRAIN, OTHER = "pretrain fold 0 tiny", "pretrain fold 1 tiny"
+ALL_AT_ONCE = ["cluster.parallel_folds=9"]
 TIMES = {
     "components.core.storage.task_status.INTERVAL": 0.1,
     "components.core.storage.task_status.SILENCE": 2.0,
     "pipelines.cluster.follow.POLL": 0.05,
-    "pipelines.cluster.follow.STUCK": 3.0,
-    "pipelines.cluster.follow.BLIND": 4.5,
+    "pipelines.cluster.follow.STUCK": 2.5,
+    "pipelines.cluster.follow.BLIND": 4.0,
     "pipelines.cluster.follow.WAITS_SHOWN": 0.2,
     "pipelines.cluster.pods.CACHED_SECONDS": 0.1,
     "pipelines.cluster.pods.UNSCHEDULABLE_SECONDS": 0.3,
@@ -136,73 +137,67 @@ def test_a_run_of_60_tasks_shows_true_progress_and_survives_failures(
 
 
 ENDS = {
-    "exit": PRETRAIN + r" failed: CUDA error: lost",
-    "kill": r"its pod run-pretrain-\w+ on node node-7 ended with exit code 1, and its process left no message",
-    "oom": r"was killed for lack of memory \(OOM\); raise cluster\.steps\.pretrain\.memory_gib, which is 32",
-    "delete": r"its pod run-pretrain-\w+ on node node-7 was deleted",
-    "evict": r"was evicted by its node.*: The node was low on resource: ephemeral-storage",
-    "node": r"was evicted because its node was lost or tainted",
+    "exit": r"failed: CUDA error: lost",
+    "kill": r"was lost: its pod run-pretrain-\w+ on node node-7 ended with exit code 1, and its process left no message",
+    "oom": r"was lost: .* was killed for lack of memory \(OOM\); raise cluster\.steps\.pretrain\.memory_gib, which is 32",
+    "delete": r"was lost: its pod run-pretrain-\w+ on node node-7 was deleted",
+    "evict": r"was lost: .* was evicted by its node.*: The node was low on resource: ephemeral-storage",
+    "node": r"was lost: .* was evicted because its node was lost or tainted",
 }
 
 
-@pytest.mark.parametrize(
-    ("policy", "fault"),
-    [*(("OnError", fault) for fault in ENDS), *(("Always", fault) for fault in ("exit", "oom", "node"))],
-)
-def test_the_message_names_how_a_task_ended(
-    follow_a: Callable[..., Following], server: KfpServer, fault: str, policy: str
-):
-    follow = follow_a(faults={(PRETRAIN, 1): fault}, policy=policy)
+def fold_task(fold: int) -> str:
+    return f"pretrain fold {fold} tiny"
+
+
+def first(faults: Mapping[str, str]) -> dict[tuple[str, int], str]:
+    """Faults of the first attempts at tasks."""
+    return {(task, 1): fault for task, fault in faults.items()}
+
+
+@pytest.mark.parametrize("policy", ["OnError", "Always"])
+def test_the_message_names_how_each_task_ended(follow_a: Callable[..., Following], server: KfpServer, policy: str):
+    failing = {fold_task(n): fault for n, fault in enumerate(ENDS)}
+    follow = follow_a(f"folds.count={len(ENDS)}", *ALL_AT_ONCE, faults=first(failing), policy=policy)
     shown = follow()
-    assert len(re.findall(ENDS[fault], shown)) == (1 if len(server.runs) == 1 else 2), shown
+    for task, fault in failing.items():
+        lines = [line for line in shown.splitlines() if re.match(f"{task} {ENDS[fault]}", line)]
+        assert len([line for line in lines if "submitted again" not in line]) == 1, (fault, shown)
     follow.succeeded_once()
-    retried = fault == "delete" or (policy == "Always" and fault != "node")
-    assert len(server.runs) == (1 if retried else 2)
-    assert follow.terminations() == (fault == "node")
-    assert follow.cluster.pods_of == {task.name: 1 + (task.name == PRETRAIN) for task in follow.cluster.graph.tasks}
+    # A run with a pod on a lost node does not end by itself.
+    assert (len(server.runs), follow.terminations()) == (2, 1)
+    assert follow.cluster.pods_of == {task.name: 1 + (task.name in failing) for task in follow.cluster.graph.tasks}
 
 
-@pytest.mark.parametrize("fault", ["oom", "delete", "node"])
 def test_without_the_right_to_read_pods_the_message_is_true_and_the_run_ends_well(
-    follow_a: Callable[..., Following], server: KfpServer, fault: str
+    follow_a: Callable[..., Following], server: KfpServer
 ):
-    follow = follow_a(faults={(PRETRAIN, 1): fault}, may_read_pods=False)
+    failing = {fold_task(0): "oom", fold_task(1): "delete", fold_task(2): "node"}
+    follow = follow_a("folds.count=3", *ALL_AT_ONCE, faults=first(failing), may_read_pods=False)
     shown = follow()
     sentence = (
-        f"{PRETRAIN} was lost: it stopped reporting: its process was killed, or its pod or its node node-7 is gone; which of "
-        "these is unknown, because pods cannot be read (403 Forbidden)"
+        " was lost: it stopped reporting: its process was killed, or its pod or its node node-7 is gone; which of these is "
+        "unknown, because pods cannot be read (403 Forbidden)\n"
     )
-    assert sentence in shown
+    assert [task for task in failing if shown.count(f"{task}{sentence}") == 1] == [*failing], shown
     follow.succeeded_once()
-    assert len(server.runs) == (1 if fault == "delete" else 2)
+    assert (len(server.runs), follow.terminations()) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (
-            "image",
-            r"pretrain waits: the image of its pod cannot be pulled \(ImagePullBackOff: Back-off pulling image \"registry",
-        ),
-        (
-            "unschedulable",
-            r"pretrain waits: its pod has been unschedulable for \d+ min \(0/3 nodes are available: 3 Insuff",
-        ),
-    ],
-)
-def test_a_pod_that_cannot_start_is_reported_while_it_waits(
-    follow_a: Callable[..., Following], server: KfpServer, fault: str, message: str
-):
-    follow = follow_a(faults={(PRETRAIN, 1): fault})
+def test_pods_that_cannot_start_and_what_they_wait_for_are_shown(follow_a: Callable[..., Following], server: KfpServer):
+    failing = {fold_task(0): "image", fold_task(1): "unschedulable", fold_task(2): "queue"}
+    follow = follow_a("folds.count=3", *ALL_AT_ONCE, faults=first(failing))
     shown = follow()
-    assert len(re.findall(message, shown)) == 1
+    image = (
+        r"pretrain waits: the image of its pod cannot be pulled \(ImagePullBackOff: Back-off pulling image \"registry"
+    )
+    node = (
+        r"pretrain waits: its pod has been unschedulable for \d+ min \(0/3 nodes are available: 3 Insufficient nvidia"
+    )
+    assert [len(re.findall(message, shown)) for message in (image, node)] == [1, 1], shown
+    assert "waiting: 1 pretrain for a node, 1 pretrain for its image, 1 pretrain for the queue\n" in shown
     follow.succeeded_once()
     assert len(server.runs) == 1
-
-
-def test_what_pods_wait_for_is_shown(follow_a: Callable[..., Following]):
-    follow = follow_a(faults={(PRETRAIN, 1): "queue", (OTHER, 1): "image"})
-    assert "waiting: 1 pretrain for its image, 1 pretrain for the queue\n" in follow()
 
 
 @pytest.mark.parametrize("policy", ["OnError", "Always"])
@@ -211,7 +206,7 @@ def test_other_branches_run_to_their_end_before_a_run_is_submitted_again(
 ):
     """Also a slow one: longer than the time after which a run counts as stuck."""
     failing = range(1, 5) if policy == "Always" else [1]  # with all retries
-    follow = follow_a(faults={(PRETRAIN, attempt): "exit" for attempt in failing}, slow={OTHER: 3.8}, policy=policy)
+    follow = follow_a(faults={(PRETRAIN, attempt): "exit" for attempt in failing}, slow={OTHER: 3.4}, policy=policy)
     follow()
     follow.succeeded_once()
     assert (len(server.runs), follow.terminations()) == (2, 0)
@@ -219,7 +214,7 @@ def test_other_branches_run_to_their_end_before_a_run_is_submitted_again(
 
 def test_a_deleted_pod_is_left_to_kubeflow(follow_a: Callable[..., Following], server: KfpServer):
     """It counts as lost before it is retried."""
-    follow = follow_a(faults={(PRETRAIN, 1): "delete", (OTHER, 1): "delete"}, backoff=2.5)
+    follow = follow_a(faults={(PRETRAIN, 1): "delete", (OTHER, 1): "delete"}, backoff=2.3)
     shown = follow()
     assert shown.count("was deleted") == 2
     follow.succeeded_once()
@@ -229,9 +224,8 @@ def test_a_deleted_pod_is_left_to_kubeflow(follow_a: Callable[..., Following], s
 @pytest.mark.parametrize("policy", ["OnError", "Always"])
 def test_a_pod_that_waits_in_the_queue_is_progress(follow_a: Callable[..., Following], server: KfpServer, policy: str):
     """Even if nothing has reported for longer than the time after which a run counts as stuck."""
-    follow = follow_a(
-        faults={(PRETRAIN, 1): "exit", (OTHER, 1): "queue", (PRETRAIN, 2): "queue"}, pending=3.8, policy=policy
-    )
+    queued = (OTHER, 1) if policy == "OnError" else (PRETRAIN, 2)
+    follow = follow_a(faults={(PRETRAIN, 1): "exit", queued: "queue"}, pending=3.4, policy=policy)
     follow()
     follow.succeeded_once()
     assert (len(server.runs), follow.terminations()) == (2 if policy == "OnError" else 1, 0), follow.shown
