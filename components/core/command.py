@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 import tempfile
@@ -17,19 +16,17 @@ from typing import Annotated, Any
 import typer
 
 from components.core.errors import ContactError, InputError, StepError, known_error
-from components.core.files import parse_folder
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+from components.core.files import parse_folder, scheme_of
 
 
 def path_or_name(text: str | Path) -> str:
     """A path on this machine, or a name; file:///PATH becomes PATH. InputError for any other address."""
     text = str(text)
-    scheme = _SCHEME.match(text)
+    scheme = scheme_of(text)
+    if scheme == "file":
+        return str(parse_folder(text))
     if not scheme:
         return text
-    if scheme[1].lower() == "file":
-        return str(parse_folder(text))
     raise InputError(f"{text}: only a path on this machine is possible here, or file:///PATH")
 
 

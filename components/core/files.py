@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -21,6 +22,12 @@ def cache_folder() -> Path:
     """This program's part of the user's cache folder, absolute; may be missing."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.path.abspath(cache)) / "cellsignal"  # noqa: PTH100 - links stay as the user made them
+
+
+def scheme_of(address: str) -> str:
+    """The scheme of an address, also of one that lacks a slash (`s3:/bucket`); empty for a path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", address)
+    return found[1].lower() if found else ""
 
 
 def parse_folder(uri: str) -> Path:

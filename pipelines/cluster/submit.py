@@ -141,7 +141,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
     if request.screen is None:
         raise InputError(
             "--screen is missing, and a cluster does not simulate: give its s3:// address; for a simulated one run "
-            "`cellsignal simulate --config NAME --out DIR` and copy DIR/screen into the bucket"
+            "`cellsignal simulate --config NAME --out s3://BUCKET/KEY` and give s3://BUCKET/KEY/screen"
         )
     check_addresses(request.screen, request.truth)
     source = screen_source(request.screen)

@@ -139,7 +139,10 @@ class Following:
 
     def end(self, expected: int = 0) -> str:
         """Waits for the end of the command; returns its output."""
-        code = self.process.wait(timeout=RUN)
+        try:
+            code = self.process.wait(timeout=RUN)
+        finally:
+            self.process.kill()  # the run itself goes on
         assert code == expected, self.text()
         return self.text()
 

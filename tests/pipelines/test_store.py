@@ -237,6 +237,9 @@ def test_rejects_bad_usage(cellsignal: Cellsignal, tmp_path: Path, monkeypatch: 
         (["gc", "--bucket", "file://lab"], "or file:///FOLDER"),
     ):
         assert message in rejected(*arguments), arguments
+    monkeypatch.setenv("CELLSIGNAL_STORE", "s3:/lab")
+    assert "CELLSIGNAL_STORE s3:/lab: write s3://BUCKET" in rejected("gc")
+    monkeypatch.delenv("CELLSIGNAL_STORE")
     line = cellsignal.refused("store", "gc", "--store", "nowhere")
     assert "nowhere: there is no object store; correct --store" in line
     assert not (tmp_path / "nowhere").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 from components.core.config import StoreConfig
 from components.core.config.run import STORE_ADDRESS
 from components.core.errors import InputError
-from components.core.files import parse_folder
+from components.core.files import parse_folder, scheme_of
 from components.core.screen.screen_source import ScreenBucket, ScreenDirectory, ScreenSource
 from components.core.storage.object_store import ObjectStore
 
@@ -25,7 +25,7 @@ def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
     """
     for source, address in (("--store", option), (STORE_VARIABLE, os.environ.get(STORE_VARIABLE))):
         if address:
-            if "://" not in address:
+            if not scheme_of(address):
                 address = Path(address).expanduser().absolute().as_uri()
             elif not re.fullmatch(STORE_ADDRESS, address):
                 raise InputError(f"{source} {address}: write s3://BUCKET[/PREFIX], file:///FOLDER or a directory")
