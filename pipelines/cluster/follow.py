@@ -263,10 +263,9 @@ class Follower:
         for state in sorted(broken, key=lambda each: each.state == "lost"):
             if state.last:
                 return self._why(state.last, run.run_id)
-        problems = [f"{pod.step or 'a driver'}: {pod.problem}" for pod in self.pods.read(run.run_id) if pod.problem]
         error = " ".join(str(run.error.message).split()) if run.error and run.error.message else ""
-        reason = (problems or [error])[0] or "no task left a message, as when a pod cannot start"
-        return f"run {run.run_id} failed: {reason}"
+        reason = self.pods.why_unreported(run.run_id, self.run.config) or error
+        return f"run {run.run_id} failed: {reason or 'no task left a message, as when a pod cannot start'}"
 
     def _terminate(self, run_id: str, reason: str, to_end: str) -> None:
         """Terminates the run; only warns if that is refused."""

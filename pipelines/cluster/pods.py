@@ -52,7 +52,7 @@ class RunPod:
         name: its name.
         step: the step that it works on; empty for Kubeflow's own, as a driver's.
         state: `queued` until Kueue admits it; `image` if its image cannot be pulled; `refused` if its container cannot be created.
-        reason: why it is in this state, in Kubernetes' words; how it ended, as the end of `its pod ...`.
+        reason: why it is in this state, in Kubernetes' words; how it ended, as the end of `its pod ...`, empty for a success.
         out_of_memory: whether it ended for lack of memory.
         since: when it was created.
     """
@@ -139,8 +139,17 @@ class PodReader:
     def _memory_advice(pod: RunPod, step: str, config: RunConfig) -> str:
         if not pod.out_of_memory:
             return ""
-        have = getattr(config.cluster.steps, step).memory_gib
-        return f"; raise cluster.steps.{step}.memory_gib, which is {have:g}"
+        fields = getattr(config.cluster.steps, step, None)  # a pod may run a group of steps
+        return f"; raise cluster.steps.{step}.memory_gib, which is {fields.memory_gib:g}" if fields else ""
+
+    def why_unreported(self, run_id: str, config: RunConfig) -> str:
+        """Why a run failed of which no task has reported a failure: how a pod ended, or why one cannot start; may be empty."""
+        pods = self.read(run_id, CACHED_SECONDS / 10)
+        for pod in sorted(pods, key=lambda each: not each.out_of_memory):
+            if pod.step and pod.state == "ended" and pod.reason:
+                advice = self._memory_advice(pod, pod.step, config)
+                return f"{pod.step} failed before it could report: its pod {pod.name} {pod.reason}{advice}"
+        return next((f"{pod.step or 'a driver'}: {pod.problem}" for pod in pods if pod.problem), "")
 
     def waits(self, run_id: str) -> str:
         """What the pods of a run that do not run yet wait for: `6 pretrain for the queue`; empty if nothing is known."""
@@ -240,6 +249,8 @@ def _end(status: Any, ended: list[Any], out_of_memory: bool, deleted: bool, step
     disruption = next((each for each in status.conditions or () if each.type == "DisruptionTarget"), None)
     message = " ".join((status.message or "").split())[:200]
     why = f": {message}" if message else ""
+    if status.phase == "Succeeded":
+        return ""
     if out_of_memory:
         return "was killed for lack of memory (OOM)"
     if disruption is not None and disruption.status == "True":
