@@ -92,8 +92,8 @@ def test_a_run_trains_and_reports(cluster: Cluster, trained: Path):
     check_results(trained)
     key = json.loads((trained / "lineage.json").read_text())["run"]
     state = cluster.read(["status", "--run", f"{cluster.store}/runs/{key}", "--json"])
-    assert (state["state"], {task["state"] for task in state["tasks"]}) == ("done", {"finished"})
-    assert all(task["node"] and task["pod"] for task in state["tasks"])
+    assert {state["state"], *(task["state"] for task in state["tasks"])} == {"finished"}
+    assert all(task["node"] and task["pod"] for task in state["tasks"] if task["attempts"])
     assert key in {run["key"] for run in cluster.read(["runs", "--store", cluster.store, "--json"])["runs"]}
 
 
@@ -146,10 +146,8 @@ def test_a_disturbed_run_succeeds(cluster: Cluster, screen: str, fault: str):
     following.end()
     check_results(out)
     state = following.status()
-    assert state["state"] == "done"
-    assert {task["state"] for task in state["tasks"]} == {"finished"}
-    attempts = {(task["fold"]): task["attempts"] for task in state["tasks"] if task["step"] == "pretrain"}
-    assert sorted(attempts.values())[-1] >= 2, "the disturbed task was repeated"
+    assert {state["state"], *(task["state"] for task in state["tasks"])} == {"finished"}
+    assert max(task["attempts"] for task in state["tasks"]) >= 2, "the disturbed task was repeated"
 
 
 def test_a_run_that_ran_out_of_memory_resumes_with_more(cluster: Cluster, screen: str):
