@@ -16,16 +16,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.core.errors import InputError
 from components.image import VERSION
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROLES = ("oof", "unlabelled", "holdout")
 LOGITS_FILE, META_FILE = "logits.npz", "meta.json"
@@ -121,6 +121,8 @@ class EmbeddedWells:
 
     def followed_by(self, other: EmbeddedWells) -> EmbeddedWells:
         """These wells, then the other's, embedded by the same network."""
+        import pandas as pd  # half a second that ensemble, which reads logits alone, need not wait
+
         return EmbeddedWells(
             pd.concat([self.wells, other.wells], ignore_index=True),
             np.concatenate([self.embedding_WE, other.embedding_WE]),
@@ -143,6 +145,9 @@ def write_embeddings(
     Not atomic, which is left to the caller. The file's metadata holds the dihedral views averaged, the weights (student, teacher or
     pretrained), and the digest of the screen's manifest. InputError if a value is not finite.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     bad_W = ~np.isfinite(embedded.embedding_WE).all(axis=1)
     if bad_W.any():
         raise InputError(
