@@ -17,42 +17,13 @@ def pretrain_all(
         main(screen=screen.path, fold=int(fold), backbone=backbone, weights=f"{weights.path}/{backbone}")
 
 
-def finetune_pseudo_label(
+def finetune_predict(
     screen: dsl.Input[dsl.Dataset],
     holdout: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     fold: int,
     cell_type: str,
-    logits: dsl.Output[dsl.Dataset],
-    embeddings: dsl.Output[dsl.Dataset],
-):
-    from tempfile import TemporaryDirectory
-
-    from components.finetune.step import main as finetune
-    from components.pseudo_label.step import main as pseudo_label
-
-    with TemporaryDirectory() as folder:
-        finetune(
-            screen=screen.path, bases=[base.path], weights=f"{folder}/finetuned", fold=int(fold), cell_type=cell_type
-        )
-        pseudo_label(
-            screen=screen.path,
-            holdout=holdout.path,
-            base=f"{folder}/finetuned",
-            weights=f"{folder}/weights",
-            logits=logits.path,
-            embeddings=embeddings.path,
-            fold=int(fold),
-            cell_type=cell_type,
-        )
-
-
-def finetune_infer(
-    screen: dsl.Input[dsl.Dataset],
-    holdout: dsl.Input[dsl.Dataset],
-    base: dsl.Input[dsl.Model],
-    fold: int,
-    cell_type: str,
+    pseudo_labels: bool,
     logits: dsl.Output[dsl.Dataset],
     embeddings: dsl.Output[dsl.Dataset],
 ):
@@ -60,20 +31,17 @@ def finetune_infer(
 
     from components.finetune.step import main as finetune
     from components.infer.step import main as infer
+    from components.pseudo_label.step import main as pseudo_label
 
+    task = {"screen": screen.path, "fold": int(fold), "cell_type": cell_type}
+    last = {**task, "holdout": holdout.path, "logits": logits.path, "embeddings": embeddings.path}
     with TemporaryDirectory() as folder:
-        finetune(
-            screen=screen.path, bases=[base.path], weights=f"{folder}/finetuned", fold=int(fold), cell_type=cell_type
-        )
-        infer(
-            screen=screen.path,
-            holdout=holdout.path,
-            bases=[f"{folder}/finetuned"],
-            logits=logits.path,
-            embeddings=embeddings.path,
-            fold=int(fold),
-            cell_type=cell_type,
-        )
+        finetuned = f"{folder}/finetuned"
+        finetune(bases=[base.path], weights=finetuned, **task)
+        if pseudo_labels:
+            pseudo_label(base=finetuned, weights=f"{folder}/weights", **last)
+        else:
+            infer(bases=[finetuned], **last)
 
 
 def ensemble_assign(

@@ -17,7 +17,7 @@ from components.core.config import RunConfig, result_config
 from components.core.storage.run_records import task_name
 from components.ensemble.component import ensemble
 from components.finetune.component import finetune
-from components.groups import ensemble_assign, finetune_infer, finetune_pseudo_label, pretrain_all
+from components.groups import ensemble_assign, finetune_predict, pretrain_all
 from components.image import CPU, GPU
 from components.infer.component import infer
 from components.normalize.component import normalize
@@ -39,8 +39,8 @@ FUNCTIONS: Mapping[tuple[str, ...], Callable[..., Any]] = {
     ("assign",): assign,
     ("report",): report,
     ("pretrain", "pretrain"): pretrain_all,
-    ("finetune", "pseudo_label"): finetune_pseudo_label,
-    ("finetune", "infer"): finetune_infer,
+    ("finetune", "pseudo_label"): finetune_predict,
+    ("finetune", "infer"): finetune_predict,
     ("ensemble", "assign"): ensemble_assign,
 }
 """By the steps of a group."""
@@ -172,6 +172,8 @@ def _add_tasks(
             steps = steps[:2]  # a configuration has two backbones at most
             labels["backbones"] = [task.backbone for task in group]
             del labels["backbone"]
+        elif first.step == "finetune" and len(group) > 1:
+            labels["pseudo_labels"] = group[-1].step == "pseudo_label"
         inputs = {name: value for task in group for name, value in _inputs(task, made).items()}
         added = COMPONENTS[steps](**labels, **inputs, **arguments.get(first.step, {}))
         made.update(dict.fromkeys(group, added))

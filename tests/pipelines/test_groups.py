@@ -49,9 +49,9 @@ def grouped(*changes: str) -> tuple[Any, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ((), {"pretrain-all": 1, "finetune-pseudo-label": 4}),
-        (("backbones=[xception]",), {"pretrain": 1, "finetune-pseudo-label": 4}),
-        (("mean_teacher.pseudo_labels=none",), {"pretrain-all": 1, "finetune-infer": 4}),
+        ((), {"pretrain-all": 1, "finetune-predict": 4}),
+        (("backbones=[xception]",), {"pretrain": 1, "finetune-predict": 4}),
+        (("mean_teacher.pseudo_labels=none",), {"pretrain-all": 1, "finetune-predict": 4}),
         (("mean_teacher.enabled=false",), {"pretrain-all": 1, "infer": 4}),
     ],
 )
