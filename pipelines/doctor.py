@@ -366,7 +366,7 @@ def check_endpoint(url: str, config: ClusterConfig) -> Iterator[Finding]:
 
 
 def check_namespace(config: ClusterConfig) -> Iterator[Finding]:
-    """Whether the service account and the Secrets of a run's pods are in their namespace, if this user may read that."""
+    """Whether the account and the Secrets of a run's pods are in their namespace, and the pods can be read, if this user may."""
     from kubernetes import client
     from kubernetes import config as kubeconfig
     from urllib3.exceptions import HTTPError
@@ -395,6 +395,14 @@ def check_namespace(config: ClusterConfig) -> Iterator[Finding]:
                 yield Finding(kind, "failed", message)
             else:
                 yield Finding(kind, "ok", f"{name} in namespace {namespace}")
+        try:
+            api.list_namespaced_pod(namespace, limit=1, _request_timeout=TIMEOUTS)
+            yield Finding("pods", "ok", f"those of namespace {namespace} can be read")
+        except client.ApiException as error:
+            message = f"those of namespace {namespace} cannot be read ({error.status} {error.reason}), so no message says why one"
+            yield Finding(
+                "pods", "warning", f"{message} does not start, or how it ended; bind the Role cellsignal-follow"
+            )
     except (kubeconfig.ConfigException, HTTPError, OSError, ValueError) as error:
         names, reason = ", ".join(name for _, name in wanted), " ".join(str(error).split())[:200]
         yield Finding("Kubernetes", "warning", f"{unchecked} {names}: {reason}")

@@ -44,6 +44,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunConfig:
     monkeypatch.chdir(tmp_path)
     for name in ("KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_COOKIE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", "nowhere")
     (tmp_path / "store").mkdir()
     return RunConfig.load("demo", [f"store.bucket={(tmp_path / 'store').as_uri()}"])
 
@@ -163,7 +164,6 @@ def kubernetes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict
         "current-context": "here",
     }
     (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield answers
@@ -175,8 +175,10 @@ def test_account_and_secret_of_the_pods_are_looked_for(kubernetes: dict[str, Any
     cluster = RunConfig.load("demo").cluster
     account, secret = "cellsignal/serviceaccounts/cellsignal-run", "cellsignal/secrets/cellsignal-store"
     kubernetes |= {account: {"metadata": {"name": "x"}}, secret: {"data": dict.fromkeys(doctor.REQUIRED_KEYS, "eA==")}}
+    kubernetes["cellsignal/pods?limit=1"] = {"items": []}
     assert {level for level, _ in found(doctor.check_namespace(cluster)).values()} == {"ok"}
     kubernetes[secret] = {"data": {"AWS_ACCESS_KEY_ID": "eA=="}}
+    kubernetes["cellsignal/pods?limit=1"] = 403
     del kubernetes[account]
     assert found(doctor.check_namespace(cluster)) == {
         "service account": (
@@ -184,6 +186,11 @@ def test_account_and_secret_of_the_pods_are_looked_for(kubernetes: dict[str, Any
             "namespace cellsignal has no cellsignal-run; create it (docs/cluster.md), or correct the section cluster",
         ),
         "secret": ("failed", "cellsignal-store in namespace cellsignal lacks AWS_SECRET_ACCESS_KEY; create it again"),
+        "pods": (
+            "warning",
+            "those of namespace cellsignal cannot be read (403 Forbidden), so no message says why one does not start, or how it "
+            "ended; bind the Role cellsignal-follow",
+        ),
     }  # fmt: skip
     kubernetes[secret] = 403
     level, message = found(doctor.check_namespace(cluster))["secret"]
