@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
@@ -178,6 +179,9 @@ class Follower:
             self._warn_once(f"the states of tasks cannot be read ({error}); the run is still followed")
             self._heard = time.monotonic()
             return self._states
+        if not self._shown:
+            begun = [each.status.started for each in attempts if each.status.updated >= run.created_at]
+            self.display.joined((datetime.now(UTC) - min(begun)).total_seconds() if begun else 0.0)
         self._silence = min((each.silence for each in attempts), default=math.inf)
         states = task_states(self.run.graph, attempts, run.created_at, run_state == "FAILED")
         if run_state in SUCCEEDED:
@@ -187,18 +191,18 @@ class Follower:
             if before is None or (
                 before.state != "finished" and before != state
             ):  # a finished one may copy its outputs again
-                self._show(state, before)
+                self._show(state, before, run.created_at)
                 self._shown[state.task] = state
         self._warn_of_failures(run, attempts, states)
         self.display.waiting = ""
         may_start = [each for each in states if each.ready and each.state not in ("finished", "running")]
-        if may_start and run_state not in ENDED:
-            self._show_waiting(run.run_id)
+        if may_start and run_state not in ENDED | {"CANCELING"}:
+            self._show_waiting(run.run_id, {each.status.pod for each in attempts})
         self._states = states
         return states
 
-    def _show(self, state: TaskState, before: TaskState | None) -> None:
-        """Shows a task whose state or progress has changed."""
+    def _show(self, state: TaskState, before: TaskState | None, since: datetime) -> None:
+        """Shows a task whose state or progress has changed; `since` is when the run was started."""
         event = {"step": state.task.step, **state.task.labels}
         attempt, shown = state.last.started if state.last else None, None
         if before and before.state == "running" and before.last:
@@ -213,7 +217,9 @@ class Follower:
             progress = {"what": state.last.what, "done": state.last.done, "total": state.last.total}
             self.display.event({**event, "event": "advance", **progress})
         elif state.state == "finished":
-            self.display.event({**event, "event": "finish", "seconds": state.last.seconds if state.last else 0.0})
+            worked = state.last is not None and bool(state.last.what) and state.last.updated >= since
+            seconds = state.last.seconds if state.last else 0.0
+            self.display.event({**event, "event": "finish", "seconds": seconds, "fetched": not worked})
 
     def _warn_of_failures(self, run: Any, attempts: Sequence[Attempt], states: Sequence[TaskState]) -> None:
         """Warns once of every attempt of this start that failed, or that was lost: there may be a later one already."""
@@ -232,11 +238,13 @@ class Follower:
             return f"{attempt.task} failed: {self.pods.why_failed(attempt, run_id, self.run.config)}"
         return f"{attempt.task} was lost: {self.pods.why_lost(attempt, run_id, self.run.config)}"
 
-    def _show_waiting(self, run_id: str) -> None:
-        """Shows what pods that have not started wait for, and warns of those that cannot start."""
+    def _show_waiting(self, run_id: str, reported: set[str]) -> None:
+        """Shows what pods that have not started wait for, and warns of those that cannot start, or failed before they reported."""
         for pod in self.pods.read(run_id):
             if pod.problem:
-                self._warn_once(f"{pod.step or 'a driver of Kubeflow'} waits: {pod.problem}", key=pod.name + pod.state)
+                self._warn_once(f"{pod.work} waits: {pod.problem}", key=pod.name + pod.state)
+        for name, reason in self.pods.unreported(run_id, self.run.config, reported).items():
+            self._warn_once(reason, key=name)
         waits, now = self.pods.waits(run_id), time.monotonic()
         self.display.waiting = waits
         if (
@@ -264,8 +272,10 @@ class Follower:
             if state.last:
                 return self._why(state.last, run.run_id)
         error = " ".join(str(run.error.message).split()) if run.error and run.error.message else ""
-        reason = self.pods.why_unreported(run.run_id, self.run.config) or error
-        return f"run {run.run_id} failed: {reason or 'no task left a message, as when a pod cannot start'}"
+        problems = [f"{pod.work}: {pod.problem}" for pod in self.pods.read(run.run_id, 0.0) if pod.problem]
+        reasons = [*self.pods.unreported(run.run_id, self.run.config).values(), *problems, error]
+        reason = next(filter(None, reasons), "no task left a message, as when a pod cannot start")
+        return f"run {run.run_id} failed: {reason}"
 
     def _terminate(self, run_id: str, reason: str, to_end: str) -> None:
         """Terminates the run; only warns if that is refused."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -65,6 +65,11 @@ class RunPod:
     since: datetime
 
     @property
+    def work(self) -> str:
+        """What it works on, for people."""
+        return self.step or "a driver of Kubeflow"
+
+    @property
     def waits_for(self) -> str:
         """What it waits for; empty once its step runs."""
         return {
@@ -94,7 +99,7 @@ class PodReader:
 
     Attributes:
         refusal: why it cannot, for good.
-        known: whether the last list was answered.
+        known: whether the last list has pods; without any, it is of another namespace or cluster than the run.
     """
 
     namespace: str
@@ -142,14 +147,17 @@ class PodReader:
         fields = getattr(config.cluster.steps, step, None)  # a pod may run a group of steps
         return f"; raise cluster.steps.{step}.memory_gib, which is {fields.memory_gib:g}" if fields else ""
 
-    def why_unreported(self, run_id: str, config: RunConfig) -> str:
-        """Why a run failed of which no task has reported a failure: how a pod ended, or why one cannot start; may be empty."""
-        pods = self.read(run_id, CACHED_SECONDS / 10)
-        for pod in sorted(pods, key=lambda each: not each.out_of_memory):
-            if pod.step and pod.state == "ended" and pod.reason:
-                advice = self._memory_advice(pod, pod.step, config)
-                return f"{pod.step} failed before it could report: its pod {pod.name} {pod.reason}{advice}"
-        return next((f"{pod.step or 'a driver'}: {pod.problem}" for pod in pods if pod.problem), "")
+    def unreported(self, run_id: str, config: RunConfig, reported: Collection[str] = ()) -> dict[str, str]:
+        """Why work failed that has not reported, by its pod's name; `reported` are the pods of attempts that have."""
+        pods = [
+            each for each in self.read(run_id) if each.state == "ended" and each.reason and each.name not in reported
+        ]
+        pods.sort(key=lambda each: (not each.out_of_memory, not each.step))
+        return {
+            each.name: f"{each.work} failed before it could report: its pod {each.name} {each.reason}"
+            f"{self._memory_advice(each, each.step, config)}"
+            for each in pods
+        }
 
     def waits(self, run_id: str) -> str:
         """What the pods of a run that do not run yet wait for: `6 pretrain for the queue`; empty if nothing is known."""
@@ -169,7 +177,7 @@ class PodReader:
         found = self._request(
             lambda api: api.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUTS)
         )
-        self.known = found is not None
+        self.known = bool(found and found.items)
         return [_run_pod(each) for each in found.items] if found else []
 
     def _request(self, request: Callable[[Any], Any]) -> Any:
@@ -263,4 +271,6 @@ def _end(status: Any, ended: list[Any], out_of_memory: bool, deleted: bool, step
         return "was deleted"
     code = next((each.exit_code for each in ended if each.exit_code), 0)
     # Kubeflow's launcher, the container's first process, ends with 1 if the step is killed.
-    return f"ended with exit code {code}, and its process left no message: it was killed, or crashed"
+    return (
+        f"ended with exit code {code} and no message: its process was killed, crashed or could not start; see its log"
+    )

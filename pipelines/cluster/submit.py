@@ -113,6 +113,8 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
         with display:
             while failure := follower.follow(started):
                 contact.advice = advice  # following changed it
+                if failure.cancelled:
+                    time.sleep(SETTLE)
                 if failure.cancelled and (other := contact.answered(submission.in_progress)):
                     started = other  # another process that follows it has submitted it again
                     print_line(console, f"{failure.message}; following run {started.run_id} of the same content")

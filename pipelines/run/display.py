@@ -85,6 +85,10 @@ class TaskDisplay:
         if self._live is not None:
             self._live.stop()
 
+    def joined(self, seconds: float) -> None:
+        """Sets that the run has been working for some seconds already."""
+        self._begun = self.clock() - max(0.0, seconds)
+
     def read(self, events: TextIO) -> list[dict[str, Any]]:
         """Shows and returns the events that were added to the events file since the last call."""
         *lines, self._unfinished = (self._unfinished + events.read()).split("\n")
@@ -122,7 +126,7 @@ class TaskDisplay:
         elif kind == "finish":
             self.finished += 1
             self._done_work += task.work
-            if task.step in TRAINING and not task.fraction:
+            if task.step in TRAINING and event.get("fetched", not task.fraction):
                 self._fetched_work += task.work  # no epoch: an earlier run did it
             del self.running[key]
             self._line(f"{name}: done in {duration(event['seconds'])}")

@@ -35,7 +35,7 @@ DETAILED = 12
 """Tasks of a run until its task details freeze."""
 LAUNCHER_FAILED = {"exitCode": 1, "reason": "Error"}
 """How the container of a step ends if its process failed or was killed."""
-Fault = Literal["exit", "input", "kill", "oom", "delete", "evict", "node", "queue", "unschedulable", "image"]
+Fault = Literal["start", "exit", "input", "kill", "oom", "delete", "evict", "node", "queue", "unschedulable", "image"]
 
 
 @dataclass
@@ -222,6 +222,9 @@ class SimulatedCluster:
             return "error"
         _set(pod, "Running", running={"startedAt": _now()})
         name, labels = pod["metadata"]["name"], {"step": task.step, **task.labels}
+        if fault == "start":
+            _set(pod, "Failed", terminated=LAUNCHER_FAILED)
+            return "failed"
         environment = {POD_VARIABLE: name, NODE_VARIABLE: "node-7"}
         reporter = StatusReporter(self.store.uri(""), run.key, labels, environment)
         for done in (1, 2):

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
 from components.core.storage import task_status
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.task_status import StatusReader
+from pipelines.cli import app
 from pipelines.cluster import submit as submission
 from pipelines.dag import training_graph
 from pipelines.task_states import task_states
@@ -138,7 +140,7 @@ def test_a_run_of_60_tasks_shows_true_progress_and_survives_failures(
 
 ENDS = {
     "exit": r"failed: CUDA error: lost",
-    "kill": r"was lost: its pod run-pretrain-\w+ on node node-7 ended with exit code 1, and its process left no message",
+    "kill": r"was lost: its pod run-pretrain-\w+ on node node-7 ended with exit code 1 and no message: its process was killed, ",
     "oom": r"was lost: .* was killed for lack of memory \(OOM\); raise cluster\.steps\.pretrain\.memory_gib, which is 32",
     "delete": r"was lost: its pod run-pretrain-\w+ on node node-7 was deleted",
     "evict": r"was lost: .* was evicted by its node.*: The node was low on resource: ephemeral-storage",
@@ -299,3 +301,52 @@ def test_two_processes_that_follow_a_run_both_end_well(
         assert "[10/10 tasks] report: done in" in text
     assert follow.cluster.pods_of == {task.name: 1 + (task.name == PRETRAIN) for task in follow.cluster.graph.tasks}
     assert sum(server.cluster.state(run["run_id"]) == "SUCCEEDED" for run in server.runs) == 1
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_pod_that_fails_before_its_step_reports_is_explained(
+    follow_a: Callable[..., Following], server: KfpServer, readable: bool
+):
+    follow = follow_a(faults={(PRETRAIN, 1): "start"}, may_read_pods=readable)
+    shown = follow()
+    follow.succeeded_once()
+    assert len(server.runs) == 2
+    if readable:
+        end = r"its pod run-pretrain-\w+ ended with exit code 1 and no message"
+        assert len(re.findall(f"^pretrain failed before it could report: {end}", shown, re.MULTILINE)) == 1
+        assert re.search(
+            rf"run [-0-9a-f]+ failed: pretrain failed before it could report: {end}.*; submitted again", shown
+        )
+    else:
+        assert "failed: no task left a message, as when a pod cannot start; submitted again" in shown
+    assert follow.terminations() == 0
+
+
+def test_time_left_counts_from_the_start_of_the_run_and_not_from_when_it_is_joined(
+    follow_a: Callable[..., Following], server: KfpServer
+):
+    follow = follow_a(slow={OTHER: 4.0})
+    follow.submitting()
+    time.sleep(2.5)
+    shown = follow()
+    assert len(server.runs) == 1
+    left = next(line for line in shown.splitlines() if "started" in line and "about" in line)
+    assert not re.search(r"about 0 s left", left), left
+    follow.succeeded_once()
+
+
+def test_status_shows_what_pods_wait_for_and_how_they_ended(follow_a: Callable[..., Following]):
+    follow = follow_a(faults={(PRETRAIN, 1): "oom", (OTHER, 1): "image"}, pending=30.0)
+    follow.submitting()
+    key = key_of(follow.server.runs[0])
+    command = ["status", "--run", f"{follow.cluster.store.uri('')}/runs/{key}"]
+    end = time.monotonic() + 30
+    while "lost" not in (done := CliRunner().invoke(app, command, env={"COLUMNS": "250"})).output:
+        assert time.monotonic() < end, done.output
+        time.sleep(0.2)
+    assert done.exit_code == 3
+    assert re.search(
+        rf"^{PRETRAIN}: its pod .* \(OOM\); raise cluster\.steps\.pretrain\.memory_gib", done.stdout, re.MULTILINE
+    )
+    assert "waiting: 1 pretrain for its image" in done.stdout
+    assert f"run {key} failed: 1 of 10 tasks finished, 1 lost, 8 waiting; last report" in done.stdout
