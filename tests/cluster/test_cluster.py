@@ -32,7 +32,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         words = open(f"/proc/{pid}/cmdline", "rb").read().split(b"\\0")
     except OSError:
         continue
-    if b"python" in os.path.basename(words[0]) and b"kfp.dsl.executor_main" in words:
+    if b"python" in os.path.basename(words[0]) and b"components.kfp_task" in words:
         os.kill(int(pid), signal.SIGKILL)
         print(pid)
 """
