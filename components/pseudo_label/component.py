@@ -1,4 +1,4 @@
-"""pseudo_label as a KFP component: a signature and a call. Imports kfp only."""
+"""pseudo_label as a KFP component: a signature and a call. No task reads its networks, which the store keeps. Imports kfp only."""
 
 from kfp import dsl
 
@@ -9,19 +9,21 @@ def pseudo_label(
     base: dsl.Input[dsl.Model],
     fold: int,
     cell_type: str,
-    weights: dsl.Output[dsl.Model],
     logits: dsl.Output[dsl.Dataset],
     embeddings: dsl.Output[dsl.Dataset],
 ):
+    from tempfile import TemporaryDirectory
+
     from components.pseudo_label.step import main
 
-    main(
-        screen=screen.path,
-        holdout=holdout.path,
-        base=base.path,
-        fold=int(fold),
-        cell_type=cell_type,
-        weights=weights.path,
-        logits=logits.path,
-        embeddings=embeddings.path,
-    )
+    with TemporaryDirectory() as folder:
+        main(
+            screen=screen.path,
+            holdout=holdout.path,
+            base=base.path,
+            fold=int(fold),
+            cell_type=cell_type,
+            weights=f"{folder}/weights",
+            logits=logits.path,
+            embeddings=embeddings.path,
+        )

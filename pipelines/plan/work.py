@@ -185,16 +185,17 @@ def packed_bytes(wells: ScreenWells, rates: Rates) -> float:
 
 
 def stored_bytes(wells: ScreenWells, rates: Rates, sizes: Mapping[str, NetworkSize], task: DagTask) -> float:
-    """Bytes that a task leaves in the store: packed sites; weights, logits and embeddings as finished output and artifact."""
+    """Bytes that a task leaves in the store: packed sites; finished outputs, and copies of those that are artifacts of KFP."""
     if task.step == "normalize":
         return packed_bytes(wells, rates)
     if task.fold is None:
         return 0.0
     networks = [sizes[task.backbone]] if task.backbone else list(sizes.values())
     copies = {"pretrain": 1, "finetune": 2, "pseudo_label": 2}.get(task.step, 0)  # student and teacher
-    written = copies * sum(size.weight_bytes(wells.classes) for size in networks)
+    weights = copies * sum(size.weight_bytes(wells.classes) for size in networks)
+    written = 0.0
     if task.step in ("pseudo_label", "infer"):
         written += 4 * wells.predicted(task.fold, str(task.cell_type)) * wells.classes
         if wells.config.embeddings.enabled:
             written += 4 * wells.count(task.cell_type) * sum(size.embedding for size in networks)
-    return 2.0 * written
+    return 2.0 * written + weights * (1 if task.step == "pseudo_label" else 2)
