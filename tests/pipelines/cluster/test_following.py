@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import re
 import threading
 import time
@@ -350,3 +351,71 @@ def test_status_shows_what_pods_wait_for_and_how_they_ended(follow_a: Callable[.
     )
     assert "waiting: 1 pretrain for its image" in done.stdout
     assert f"run {key} failed: 1 of 10 tasks finished, 1 lost, 8 waiting; last report" in done.stdout
+
+
+def test_without_kubeflows_cache_finished_tasks_are_counted_once(follow_a: Callable[..., Following], server: KfpServer):
+    """They start again, and copy their outputs."""
+    follow = follow_a("cluster.caching=false", faults={("pseudo_label fold 1 HUVEC", 1): "exit"})
+    shown = follow()
+    names = [task.name for task in follow.cluster.graph.tasks]
+    assert follow.cluster.pods_of["normalize"] == len(server.runs) == 2
+    assert Counter(re.findall(r"^\[\d+/10 tasks\] (.*): done in", shown, re.MULTILINE)) == Counter(names)
+
+
+def test_a_store_that_answers_nobody_for_a_while_raises_no_false_alarm(
+    follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    follow = follow_a(slow={PRETRAIN: 5.0, OTHER: 5.0})
+    put, scan = ObjectStore.put, ObjectStore.scan
+    began = time.monotonic()
+
+    def down() -> bool:
+        return bool(server.runs) and 2.0 < time.monotonic() - began < 5.0 and "pretrain" in follow.shown
+
+    def failing(work: Callable[..., Any]) -> Callable[..., Any]:
+        def request(store: ObjectStore, key: str = "", *rest: Any, **more: Any) -> Any:
+            if down() and "/status/" in key:
+                raise StepError("s3://cellsignal: no answer")
+            return work(store, key, *rest, **more)
+
+        return request
+
+    monkeypatch.setattr(ObjectStore, "put", failing(put))
+    monkeypatch.setattr(ObjectStore, "scan", failing(scan))
+    shown = follow()
+    assert (
+        shown.count("the states of tasks cannot be read (s3://cellsignal: no answer); the run is still followed") == 1
+    )
+    assert "lost" not in shown
+    follow.succeeded_once()
+    assert len(server.runs) == 1
+
+
+def test_a_run_that_is_cancelled_is_neither_submitted_again_nor_called_lost(
+    follow_a: Callable[..., Following], server: KfpServer
+):
+    follow = follow_a(slow={PRETRAIN: 30.0, OTHER: 30.0})
+
+    def cancel() -> None:
+        while f"{OTHER}: started" not in follow.shown:
+            time.sleep(0.05)
+        follow.cluster.terminate(server.runs[0]["run_id"])
+
+    thread = threading.Thread(target=cancel, daemon=True)
+    follow.submitting.shown = io.StringIO()
+    thread.start()
+    with pytest.raises(StepError, match=r"^run [-0-9a-f]+ was cancelled; no report"):
+        follow()
+    thread.join()
+    assert "lost" not in follow.shown
+    assert len(server.runs) == 1
+
+
+def test_the_same_command_resumes_a_run_that_has_failed_for_good(follow_a: Callable[..., Following], server: KfpServer):
+    follow = follow_a(faults={(PRETRAIN, 1): "exit"})
+    with pytest.raises(StepError, match="CUDA error: lost"):
+        follow(resubmit=0)
+    shown = follow(resubmit=0)
+    assert "CUDA" not in shown, "the earlier failure is history"
+    follow.succeeded_once()
+    assert (len(server.runs), follow.cluster.pods_of["normalize"]) == (2, 1)
