@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,11 @@ DETAILED = 12
 """Tasks of a run until its task details freeze."""
 LAUNCHER_FAILED = {"exitCode": 1, "reason": "Error"}
 """How the container of a step ends if its process failed or was killed."""
+PENDING = ("queue", "unschedulable", "image")
+"""Faults that a pod gets over in time."""
+Group = tuple[DagTask, ...]
+"""Tasks that one pod works on, one after another."""
+End = Literal["succeeded", "failed", "error"]
 Fault = Literal["start", "exit", "input", "kill", "oom", "delete", "evict", "node", "queue", "unschedulable", "image"]
 
 
@@ -72,7 +76,6 @@ class SimulatedCluster:
             start.
         slow: seconds of work by name of a task.
         places: pods that work at the same time; further ones wait in the queue.
-        ended: times at which tasks ended their last attempt, by name.
         pods_of: number of pods that each task has had.
     """
 
@@ -89,7 +92,6 @@ class SimulatedCluster:
     slow: dict[str, float] = field(default_factory=dict)
     retries: int = 3
     places: int = 8
-    ended: dict[str, float] = field(default_factory=dict)
     pods_of: Counter[str] = field(default_factory=Counter)
     cached: set[str] = field(default_factory=set)
     runs: dict[str, SimulatedRun] = field(default_factory=dict)
@@ -143,44 +145,47 @@ class SimulatedCluster:
         return {"kind": "PodList", "items": [pod for pod in found.values() if pod["metadata"]["labels"][key] == value]}
 
     def _execute(self, run: SimulatedRun) -> None:
-        tasks = self.graph.tasks
-        folds: dict[int, list[DagTask]] = {}
-        for task in tasks:
-            if task.fold is not None:
-                folds.setdefault(task.fold, []).append(task)
-        first = min(task.number for each in folds.values() for task in each)
-        succeeded = run.wait(self.begin) and self._all_succeed(run, tasks[:first])
+        groups = [(task,) for task in self.graph.tasks]
+        if self.config.cluster.group == "fold":
+            groups = self.graph.groups()
+        folds: dict[int | None, list[Group]] = {}
+        for group in groups:
+            folds.setdefault(group[0].fold, []).append(group)
+        first, *rest = folds.pop(None)
+        succeeded = run.wait(self.begin) and self._all_succeed(run, [first])
         if succeeded:
             with ThreadPoolExecutor(self.config.cluster.parallel_folds) as loop:
                 succeeded = all([*loop.map(lambda fold: self._all_succeed(run, folds[fold]), folds)])
-        succeeded = succeeded and self._all_succeed(run, [task for task in tasks[first:] if task.fold is None])
+        succeeded = succeeded and self._all_succeed(run, rest)
         run.state = "CANCELED" if run.terminated.is_set() else "SUCCEEDED" if succeeded else "FAILED"
 
-    def _all_succeed(self, run: SimulatedRun, tasks: Sequence[DagTask]) -> bool:
-        """Works on tasks side by side, each once those that it needs have succeeded."""
-        with ThreadPoolExecutor(len(tasks)) as pool:
-            for task in tasks:
-                run.succeeded[task.number] = pool.submit(self._succeeds, run, task)
-        return all(run.succeeded[task.number].result() for task in tasks)
+    def _all_succeed(self, run: SimulatedRun, groups: Sequence[Group]) -> bool:
+        """Works on groups of tasks side by side, each once those that it needs have succeeded."""
+        with ThreadPoolExecutor(len(groups)) as pool:
+            started = []
+            for group in groups:
+                started.append(pool.submit(self._succeeds, run, group))
+                run.succeeded.update((task.number, started[-1]) for task in group)
+        return all(each.result() for each in started)
 
-    def _succeeds(self, run: SimulatedRun, task: DagTask) -> bool:
-        """Works on a task with its retries."""
-        if not all(run.succeeded[number].result() for number in task.needs):
+    def _succeeds(self, run: SimulatedRun, group: Group) -> bool:
+        """Works on the tasks of a pod with its retries."""
+        needs = {number for task in group for number in task.needs} - {task.number for task in group}
+        if not all(run.succeeded[number].result() for number in needs):
             return False
-        if self.config.cluster.caching and task.name in self.cached:
-            self._detail(run, task, "SKIPPED")
+        if self.config.cluster.caching and group[0].name in self.cached:
+            self._detail(run, group[0], "SKIPPED")
             return True
-        self._detail(run, task, "RUNNING")
+        self._detail(run, group[0], "RUNNING")
         for _ in range(self.retries + 1):
-            end = self._attempt(run, task)
-            self.ended[task.name] = time.monotonic()
+            end = self._attempt(run, group)
             if end == "succeeded":
-                self.cached.add(task.name)
-                self._detail(run, task, "SUCCEEDED")
+                self.cached.add(group[0].name)
+                self._detail(run, group[0], "SUCCEEDED")
                 return True
             if not run.wait(self.backoff) or (end == "failed" and self.policy == "OnError"):
                 break
-        self._detail(run, task, "FAILED")
+        self._detail(run, group[0], "FAILED")
         return False
 
     def _detail(self, run: SimulatedRun, task: DagTask, state: str) -> None:
@@ -188,18 +193,17 @@ class SimulatedCluster:
             if len(run.details) <= DETAILED:
                 run.details[task.name] = state
 
-    def _attempt(self, run: SimulatedRun, task: DagTask) -> Literal["succeeded", "failed", "error"]:
+    def _attempt(self, run: SimulatedRun, group: Group) -> End:
         """Works in one pod. An error is what Argo calls one: the pod is gone."""
         with self._lock:
-            self.pods_of[task.name] += 1
-            fault = self.faults.get((task.name, self.pods_of[task.name]), "")
-        pod = _new_pod(run.run_id, task.step)
+            self.pods_of.update(task.name for task in group)
+            fault = self.faults.get((group[0].name, self.pods_of[group[0].name]), "")
+        pod = _new_pod(run.run_id, "-".join(dict.fromkeys(task.step for task in group)))
         name = pod["metadata"]["name"]
         run.pods[name] = pod
-        if fault in ("queue", "unschedulable", "image"):
+        if fault in PENDING:
             _pend(pod, fault)
             run.wait(self.pending)
-            fault = ""
         else:
             _pend(pod, "queue")
         while not self._free.acquire(timeout=0.05):
@@ -207,7 +211,7 @@ class SimulatedCluster:
                 break
         else:
             try:
-                return self._work(run, task, pod, fault)
+                return self._work_on_all(run, group, pod)
             finally:
                 self._free.release()
                 if run.terminated.is_set():
@@ -215,12 +219,18 @@ class SimulatedCluster:
         run.pods.pop(name, None)
         return "error"
 
-    def _work(
-        self, run: SimulatedRun, task: DagTask, pod: dict[str, Any], fault: str
-    ) -> Literal["succeeded", "failed", "error"]:
+    def _work_on_all(self, run: SimulatedRun, group: Group, pod: dict[str, Any]) -> End:
         if run.terminated.is_set():
             return "error"
         _set(pod, "Running", running={"startedAt": _now()})
+        for task in group:
+            end = self._work(run, task, pod, self.faults.get((task.name, self.pods_of[task.name]), ""))
+            if end != "succeeded":
+                return end
+        _set(pod, "Succeeded", terminated={"exitCode": 0, "reason": "Completed"})
+        return "succeeded"
+
+    def _work(self, run: SimulatedRun, task: DagTask, pod: dict[str, Any], fault: str) -> End:
         name, labels = pod["metadata"]["name"], {"step": task.step, **task.labels}
         if fault == "start":
             _set(pod, "Failed", terminated=LAUNCHER_FAILED)
@@ -237,7 +247,7 @@ class SimulatedCluster:
                 reporter({"event": "failed", "kind": kind, "message": message})
                 _set(pod, "Failed", terminated=LAUNCHER_FAILED)
                 return "failed"
-            if fault:
+            if fault and fault not in PENDING:
                 reporter.stop()
                 return self._break(run, pod, fault)
         if task.step == "normalize":
@@ -246,10 +256,9 @@ class SimulatedCluster:
             )
             self.store.put(run_file(run.key, RUN), record.to_json())
         reporter({"event": "finish"})
-        _set(pod, "Succeeded", terminated={"exitCode": 0, "reason": "Completed"})
         return "succeeded"
 
-    def _break(self, run: SimulatedRun, pod: dict[str, Any], fault: str) -> Literal["failed", "error"]:
+    def _break(self, run: SimulatedRun, pod: dict[str, Any], fault: str) -> End:
         """Ends a pod whose process has been killed."""
         if fault == "kill":
             _set(pod, "Failed", terminated=LAUNCHER_FAILED)

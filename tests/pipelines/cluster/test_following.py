@@ -79,7 +79,8 @@ class Following:
         assert f"[{len(names)}/{len(names)} tasks] report: done in" in self.shown
         attempts = StatusReader(self.cluster.store, key_of(self.server.runs[0])).read()
         finished = Counter(each.status.task for each in attempts if each.status.state == "finished")
-        assert finished == Counter(names)
+        if self.cluster.config.cluster.group == "task":  # else the tasks of a pod that is retried copy their outputs
+            assert finished == Counter(names)
         assert {each.state for each in task_states(self.cluster.graph, attempts)} == {"finished"}
 
 
@@ -110,16 +111,16 @@ def follow_a(
         cluster.stop()
 
 
-@pytest.mark.parametrize("policy", ["OnError", "Always"])
+@pytest.mark.parametrize(("policy", "group"), [("OnError", "task"), ("Always", "task"), ("OnError", "fold")])
 def test_a_run_of_60_tasks_shows_true_progress_and_survives_failures(
-    follow_a: Callable[..., Following], server: KfpServer, policy: str
+    follow_a: Callable[..., Following], server: KfpServer, policy: str, group: str
 ):
     faults = {
         ("pretrain fold 1 xception", 1): "exit",
         ("finetune fold 2 RPE", 1): "delete",
         ("pseudo_label fold 4 U2OS", 1): "oom",
     }
-    follow = follow_a(*RXRX1, policy=policy, faults=faults)
+    follow = follow_a(*RXRX1, f"cluster.group={group}", policy=policy, faults=faults)
     shown = follow()
     assert len(follow.cluster.graph.tasks) == 60
     follow.succeeded_once()
@@ -132,7 +133,7 @@ def test_a_run_of_60_tasks_shows_true_progress_and_survives_failures(
     details = follow.cluster.task_details(server.runs[0]["run_id"])
     assert len(details) == DETAILED + 1, "the stand-in has frozen them"
     assert any(each["state"] == "RUNNING" for each in details)
-    if policy == "OnError":
+    if policy == "OnError" and group == "task":
         assert shown.count("submitted again under the same key, 2 more") == 1
         pods = follow.cluster.pods_of
         # Not once more than needed: 60 tasks, and one more pod for each failure.
