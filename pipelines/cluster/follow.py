@@ -117,6 +117,7 @@ class Follower:
     _shown: dict[DagTask, TaskState] = field(default_factory=dict)
     _heard: float = 0.0  # when this start was first looked at, or the store last did not answer
     _silence: float = math.inf  # seconds since the last report of any task
+    _stuck: bool = False  # at the last look
     _warned: set[str] = field(default_factory=set)
     _waits: tuple[str, float] = ("", -math.inf)  # the last plain line about them, and its time
 
@@ -257,14 +258,17 @@ class Follower:
             self._waits = waits, now
 
     def _is_stuck(self, states: Sequence[TaskState], broken: Sequence[TaskState], run_id: str) -> bool:
-        """Whether a task has failed and nothing else in the run makes progress."""
+        """Whether a task has failed and nothing else in the run makes progress, by two looks: a pod may have ended during one."""
+        before, self._stuck = self._stuck, False
         quiet = min(time.monotonic() - self._heard, self._silence)
         if not broken or any(each.state == "running" for each in states) or quiet < STUCK:
             return False
-        pods = self.pods.read(run_id, 0.0)
-        if not self.pods.known:
-            return quiet > BLIND
-        return not any(pod.step and pod.state != "ended" and not pod.problem for pod in pods)
+        pods = self.pods.read(run_id, 0.0 if before else None)
+        if self.pods.known:
+            self._stuck = not any(pod.step and pod.state != "ended" and not pod.problem for pod in pods)
+        else:
+            self._stuck = quiet > BLIND
+        return before and self._stuck
 
     def _explanation(self, run: Any, broken: Sequence[TaskState]) -> str:
         """Why the run failed: the message of a failed task, else of a lost one, else Kubeflow's."""

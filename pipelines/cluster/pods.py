@@ -67,7 +67,7 @@ class RunPod:
     @property
     def work(self) -> str:
         """What it works on, for people."""
-        return self.step or "a driver of Kubeflow"
+        return self.step or "driver of Kubeflow"
 
     @property
     def waits_for(self) -> str:
@@ -160,8 +160,13 @@ class PodReader:
         }
 
     def waits(self, run_id: str) -> str:
-        """What the pods of a run that do not run yet wait for: `6 pretrain for the queue`; empty if nothing is known."""
-        waits = Counter((pod.step, pod.waits_for) for pod in self.read(run_id) if pod.step and pod.waits_for)
+        """What the pods of a run that do not run yet wait for: `6 pretrain for the queue`; empty if nothing is known.
+
+        A driver of Kubeflow runs before each task.
+        """
+        pods = self.read(run_id)
+        waits = Counter((pod.work, pod.waits_for) for pod in pods if pod.waits_for)
+        waits.update(("task", "its driver") for pod in pods if not pod.step and pod.state == "running")
         return ", ".join(f"{count} {step} for {what}" for (step, what), count in sorted(waits.items()))
 
     def run_of(self, pod: str) -> str:
@@ -191,8 +196,10 @@ class PodReader:
             self._api = self._api or kubernetes_api()
             return request(self._api)
         except client.ApiException as error:
-            if error.status in (401, 403):
+            if error.status == 403:
                 self.refusal = f"{error.status} {error.reason}"
+            if error.status == 401:  # credentials may have expired: they are read again
+                self._api = None
         except (config.ConfigException, OSError, ValueError) as error:
             self.refusal = " ".join(str(error).split()) or type(error).__name__
         except urllib3.exceptions.HTTPError:

@@ -152,7 +152,11 @@ class SimulatedCluster:
         for group in groups:
             folds.setdefault(group[0].fold, []).append(group)
         first, *rest = folds.pop(None)
-        succeeded = run.wait(self.begin) and self._all_succeed(run, [first])
+        driver = _new_pod(run.run_id, "")
+        run.pods["driver"] = _set(driver, "Running", running={"startedAt": _now()})
+        succeeded = run.wait(self.begin)
+        _set(driver, "Succeeded", terminated={"exitCode": 0, "reason": "Completed"})
+        succeeded = succeeded and self._all_succeed(run, [first])
         if succeeded:
             with ThreadPoolExecutor(self.config.cluster.parallel_folds) as loop:
                 succeeded = all([*loop.map(lambda fold: self._all_succeed(run, folds[fold]), folds)])
@@ -291,8 +295,9 @@ def _lineage(run: SimulatedRun) -> dict[str, Any]:
 
 
 def _new_pod(run_id: str, step: str) -> dict[str, Any]:
-    component = step.replace("_", "-")
-    own = {"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": component}
+    """The pod of a step, or without one of a driver of Kubeflow."""
+    component = step.replace("_", "-") or "driver"
+    own = {"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": component} if step else {}
     return {
         "metadata": {
             "name": f"run-{component}-{uuid.uuid4().hex[:8]}",
@@ -314,13 +319,14 @@ def _pend(pod: dict[str, Any], why: str) -> None:
     pod["status"]["conditions"] = [_condition("PodScheduled", "False", reason, message)]
 
 
-def _set(pod: dict[str, Any], phase: str, disruption: str = "", **state: Mapping[str, Any]) -> None:
-    """Sets the phase of a pod and the state of its container."""
+def _set(pod: dict[str, Any], phase: str, disruption: str = "", **state: Mapping[str, Any]) -> dict[str, Any]:
+    """Sets the phase of a pod and the state of its container; returns the pod."""
     main = {"name": "main", "image": "gpu", "imageID": "", "ready": False, "restartCount": 0, "state": state}
     conditions = [_condition("PodScheduled", "True")]
     if disruption:
         conditions.append(_condition("DisruptionTarget", "True", disruption))
     pod["status"] = {"phase": phase, "conditions": conditions, "containerStatuses": [main]}
+    return pod
 
 
 def _condition(kind: str, status: str, reason: str = "", message: str = "") -> dict[str, str]:

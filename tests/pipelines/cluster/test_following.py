@@ -199,6 +199,7 @@ def test_pods_that_cannot_start_and_what_they_wait_for_are_shown(follow_a: Calla
         r"pretrain waits: its pod has been unschedulable for \d+ min \(0/3 nodes are available: 3 Insufficient nvidia"
     )
     assert [len(re.findall(message, shown)) for message in (image, node)] == [1, 1], shown
+    assert "waiting: 1 task for its driver\n" in shown
     assert "waiting: 1 pretrain for a node, 1 pretrain for its image, 1 pretrain for the queue\n" in shown
     follow.succeeded_once()
     assert len(server.runs) == 1
