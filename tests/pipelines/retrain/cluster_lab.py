@@ -204,7 +204,7 @@ class ClusterLab:
 
     def fail(self, run: Mapping[str, Any], kind: str, message: str) -> None:
         """Records the failure of a pod."""
-        report_task(self.store, key_of(run), kind=kind, message=message)
+        report_task(self.store, key_of(run), kind=kind, message=message, backbone="slim")
 
 
 def predicts(run: Mapping[str, Any]) -> bool:
