@@ -23,10 +23,11 @@ from components.core.learning.network import Classifier
 from components.core.learning.weight_files import load_weights
 from components.core.progress import EVENTS_VARIABLE
 from components.core.registry.published_models import download_networks, find_model
+from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RunRecord
-from components.core.storage.runs import finished_folds, read_runs
+from components.core.storage.runs import finished_folds, read_runs, read_tasks
 from pipelines.dag import training_graph
 from pipelines.run.display import TaskDisplay
 from pipelines.run.folder import LocalRun, RunFolder, opened_folder
@@ -233,8 +234,8 @@ def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interr
     lines = interrupted.again.stdout.splitlines()
     assert lines[-1] == f"report: {(interrupted.run.out / 'report.html').resolve()}"
     assert any("out of fold" in line for line in lines[-12:])
-    assert lines[0] == "[0/10 steps] normalize: started"
-    assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)
+    assert lines[0] == "[0/10 tasks] normalize: started"
+    assert any(line.startswith("[10/10 tasks] report: done in ") for line in lines)
     progress = lines[: next(n for n, line in enumerate(lines) if line.startswith("Well top-1 accuracy, %"))]
     assert all(line.startswith(("[", "warning: HUVEC: ")) for line in progress), progress
 
@@ -252,9 +253,10 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     assert model.temperatures == metrics["temperatures"]
     (backbone,) = model.run_config().backbones
     trained = {}
-    for meta in (run.out / "run" / "kfp").rglob("pseudo-label/**/meta.json"):
-        if (student := meta.with_name("tiny.student.safetensors")).exists():
-            trained[json.loads(meta.read_text())["fold"]] = student.read_bytes()
+    for task in read_tasks(ObjectStore(run.store), key, "pseudo_label"):
+        student = run.out.parent / f"student-{task.fold}"
+        fetch_finished(ObjectStore(run.store), task.prefix, {"weights/tiny.student.safetensors": student})
+        trained[task.fold] = student.read_bytes()
     files = {
         fold: download_networks(registry, model, fold, "HUVEC", run.out.parent / "model")["tiny"] for fold in (0, 1)
     }
