@@ -140,7 +140,7 @@ class ClusterConfig(FrozenModel):
     group: Literal["task", "fold"] = Field(
         "task",
         description="what a pod runs: one task, or with `fold` those of a fold and cell type one after another (pretrain of all "
-        "backbones; finetune and pseudo_label; ensemble and assign). This halves the number of pods, each of which takes some 20 "
+        "backbones; finetune and pseudo_label; ensemble and assign). This halves the number of pods, each of which takes some 15 "
         "seconds to start, but backbones do not train side by side. A pod requests what the most demanding of its steps needs",
     )
     caching: bool = Field(
