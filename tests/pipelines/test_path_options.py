@@ -90,7 +90,15 @@ def test_the_commands_are_walked():
 
 def test_a_screen_is_simulated_into_a_bucket(cellsignal: Cellsignal, config_file: Path, s3_server: S3Server):
     place = f"s3://cellsignal/simulated-{uuid.uuid4().hex}"
-    done = cellsignal("simulate", "--config", config_file, "--out", place, environment=s3_server.environment())
+    small = (
+        "--set",
+        "simulate.treatments_per_group=3",
+        "--set",
+        "simulate.positive_controls=1",
+        "--set",
+        "screen.sites=1",
+    )
+    done = cellsignal("simulate", "--config", config_file, "--out", place, *small, environment=s3_server.environment())
     assert done.returncode == 0, done.stderr
     assert {path.name for path in cellsignal.folder.iterdir()} == {config_file.name}
     with pytest.MonkeyPatch.context() as patched:
