@@ -229,8 +229,9 @@ class Follower:
             state, key = known.get(attempt.task), f"{attempt.task} {attempt.started}"
             if state is None or attempt.updated < run.created_at or key in self._warned:
                 continue
-            lost = attempt.state == "running" and (state.state == "lost" or attempt != state.last)
-            if lost or attempt.state == "failed":
+            # A pod of an earlier start may still report while it is being deleted.
+            lost = state.state == "lost" if attempt == state.last else attempt.started >= run.created_at
+            if attempt.state == "failed" or (attempt.state == "running" and lost):
                 self._warn_once(self._why(attempt, run.run_id), key)
 
     def _why(self, attempt: TaskStatus, run_id: str) -> str:

@@ -165,21 +165,22 @@ class StatusReader:
     run: str
     # By key: version, status, and time of its report.
     _known: dict[str, tuple[str, TaskStatus, float]] = field(default_factory=dict)
-    _read: float | None = None
+    _read: float | None = None  # time of the last read
 
     def read(self) -> list[Attempt]:
         """All attempts at the run's tasks, the oldest first; objects that are no status are left out."""
         listed = [*self.store.scan(run_file(self.run, f"{STATUS}/"))]
         now = time.monotonic()
-        # While the store answered nobody, tasks could not report either.
-        unread = now - self._read if self._read is not None and now - self._read > SILENCE / 2 else 0.0
+        # While the store does not answer, tasks cannot report either.
+        first, since = self._read is None, now - (self._read or now)
+        unread = since if since > SILENCE / 2 else 0.0
         self._read, changed = now, {}
         self._known = {key: (version, status, at + unread) for key, (version, status, at) in self._known.items()}
         for found in listed:
             version = f"{found.version} {found.modified} {found.size}"
             if found.key not in self._known or self._known[found.key][0] != version:
-                # Later reports are timed by this process's clock alone, whatever the server's is.
-                age = 0.0 if found.key in self._known else (datetime.now(UTC) - found.modified).total_seconds()
+                # What changes between two reads is timed by this process's clock alone, whatever the server's is.
+                age = (datetime.now(UTC) - found.modified).total_seconds() if first else 0.0
                 changed[found.key] = version, now - max(0.0, age)
         for key, content in self.store.get_present(list(changed)).items():
             with suppress(ValidationError):

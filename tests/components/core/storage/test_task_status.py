@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -157,3 +158,25 @@ def test_an_unreachable_store_neither_hides_the_failure_nor_ends_the_task(
     with progress.task("assign"):
         report_status("s3://bucket", RUN)
     assert capsys.readouterr().out.count("the status of this task cannot be written") == 2
+
+
+def test_neither_an_outage_of_the_store_nor_a_wrong_clock_makes_an_attempt_look_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_status, "SILENCE", 0.4)
+    monkeypatch.setattr(task_status, "INTERVAL", 60.0)
+    store = ObjectStore(tmp_path)
+    reader = StatusReader(store, RUN)
+    assert reader.read() == []
+    reporter = StatusReporter(store.uri(""), RUN, PRETRAIN)
+    until(lambda: store.list(f"runs/{RUN}/status/"))
+    (key,) = store.list(f"runs/{RUN}/status/")
+    os.utime(tmp_path / key, (time.time() - 600,) * 2)  # as by a server whose clock is late
+    assert reader.read()[0].alive
+    time.sleep(0.6)  # nothing was read, so perhaps nothing could be written
+    assert reader.read()[0].alive
+    end = time.monotonic() + 10
+    while reader.read()[0].alive:
+        assert time.monotonic() < end, "an attempt that stays silent is lost"
+        time.sleep(0.05)
+    reporter.stop()
