@@ -59,7 +59,11 @@ class RoleWells:
 
 def main(screen: str, holdout: str, logits: str, predictions: str, config: str = "") -> None:
     """Runs the step on paths; `config` is RunConfig as JSON, instead of the manifest's."""
-    with progress.task("assign", cell_type=read_logits(Path(logits)).cell_type):
+    try:
+        cell_type = read_logits(Path(logits)).cell_type
+    except InputError:  # `run` raises it, inside the task
+        cell_type = None
+    with progress.task("assign", cell_type=cell_type):
         own = parse(RunConfig, json.loads(config), source="config").prior if config else None
         run(Path(screen), Path(holdout), Path(logits), Path(predictions), own)
 
@@ -82,8 +86,9 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
         InputError: files that do not fit together, a mistake in the plate design, or an unclear arrangement if
             `prior.on_low_margin` is `refuse`.
     """
-    manifest, held_out, content = Manifest.read(screen), Manifest.read(holdout), read_logits(logits)
+    manifest = Manifest.read(screen)
     report_status(manifest.store, manifest.run)
+    held_out, content = Manifest.read(holdout), read_logits(logits)
     vocabulary, prior = manifest.vocabulary, prior or manifest.run_config().prior
     if content.classes != len(vocabulary.classes):
         raise InputError(

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 SHOWN = 5
 """Faults that a message quotes."""
@@ -24,6 +24,10 @@ class InputError(ValueError):
     """Bad usage or bad input; the command line prints the message and exits with 2."""
 
 
+class StoreAccessError(InputError):
+    """The store does not answer, or refuses; for a command bad input, for a running task a failure that may pass."""
+
+
 class StepError(RuntimeError):
     """A step failed for another reason than its input; the command line exits with 3."""
 
@@ -34,6 +38,11 @@ class ContactError(RuntimeError):
 
 class MissingObjectError(KeyError):
     """There is no object at this key of the store."""
+
+
+def failure_kind(error: BaseException) -> Literal["input", "step"]:
+    """Whether a task failed because of its input, so that it would fail again, or for another reason."""
+    return "input" if isinstance(error, InputError) and not isinstance(error, StoreAccessError) else "step"
 
 
 def shortened(names: Sequence[str], shown: int = SHOWN) -> str:

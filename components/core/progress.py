@@ -16,13 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import InputError, StepError, known_error
+from components.core.errors import InputError, StepError, failure_kind, known_error
 
 EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
 TASK_VARIABLE = "CELLSIGNAL_TASK"
 """Distinguishes tasks with equal labels if a program runs many related configurations."""
 REPORTED_WAIT = 0.03
 """An epoch's share of time spent waiting for data is printed from this on."""
+LONGEST = 2000
+"""Characters of a failure's message in events and in the store."""
 _labels: dict[str, Any] = {}
 _silent = False
 _listener: Callable[[dict[str, Any]], None] | None = None
@@ -121,18 +123,14 @@ def task(step: str, **labels: Any) -> Iterator[None]:
     except BaseException as error:
         known = known_error(error) if isinstance(error, OSError) else error
         if isinstance(known, InputError | StepError):
-            _failed("input" if isinstance(known, InputError) else "step", str(known))
+            emit("failed", kind=failure_kind(known), message=str(known)[:LONGEST])
             raise known from None
-        _failed("step", " ".join(f"{type(error).__name__}: {error}".split()))
+        emit("failed", kind="step", message=" ".join(f"{type(error).__name__}: {error}".split())[:LONGEST])
         traceback.print_exc(file=sys.stderr)
         raise
     emit("finish", seconds=round(time.monotonic() - begun, 3))
     _labels.clear()
     _listener = None
-
-
-def _failed(kind: str, message: str) -> None:
-    emit("failed", kind=kind, message=message)
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ import torch
 
 from components.core import progress
 from components.core.config import ComputeConfig, RunConfig, parse
-from components.core.errors import NO_ROOM, InputError, StepError
+from components.core.errors import NO_ROOM, InputError, StepError, failure_kind
 from components.core.files import write_atomically
 from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.device import arithmetic, pick_device
@@ -144,11 +144,12 @@ def training_step(name: str, kind: type[S], arguments: Mapping[str, Any]) -> Ite
         StepError: one of the processes failed.
     """
     labels = {label: arguments[label] for label in ("fold", "cell_type", "backbone") if label in arguments}
+    given, manifest = arguments["config"], None
     try:
-        manifest, given = Manifest.read(Path(arguments["screen"])), arguments["config"]
+        manifest = Manifest.read(Path(arguments["screen"]))
         config = parse(RunConfig, json.loads(given), source="config") if given else manifest.run_config()
     except Exception:
-        with progress.task(name, **labels):  # which reports it
+        with _task(name, labels, manifest):  # which reports it
             raise
     settings = config.section(kind)
     started, error = _start_processes(name, settings.compute, arguments)
@@ -167,10 +168,11 @@ def training_step(name: str, kind: type[S], arguments: Mapping[str, Any]) -> Ite
 
 
 @contextmanager
-def _task(name: str, labels: Mapping[str, Any], manifest: Manifest) -> Iterator[None]:
-    """The step as a task that reports its status under the manifest's run."""
+def _task(name: str, labels: Mapping[str, Any], manifest: Manifest | None) -> Iterator[None]:
+    """The step as a task that reports its status under the run of its manifest, unless that cannot be read."""
     with progress.task(name, **labels):
-        report_status(manifest.store, manifest.run)
+        if manifest:
+            report_status(manifest.store, manifest.run)
         yield
 
 
@@ -233,7 +235,7 @@ def _saved_errors() -> Iterator[None]:
             found = {
                 "rank": int(os.environ["RANK"]),
                 "known": known,
-                "kind": "input" if isinstance(error, InputError) else "step",
+                "kind": failure_kind(error),
                 "message": str(error) if known else " ".join(f"{type(error).__name__}: {error}".split()),
             }
             write_atomically(Path(folder, f"error-{os.environ['RANK']}.json"), json.dumps(found))

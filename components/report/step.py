@@ -183,9 +183,9 @@ def main(
 ) -> None:
     """`run` on strings, for the KFP component: config as JSON, truth empty if there is none. The run's record has its lineage."""
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
-        settings = parse(RunConfig, json_object(config, "config"), source="config")
         manifest = Manifest.read(Path(screen))
         report_status(manifest.store, manifest.run)
+        settings = parse(RunConfig, json_object(config, "config"), source="config")
         store = ObjectStore(manifest.store)
         known: dict[str, Any] = {}
         if manifest.run:

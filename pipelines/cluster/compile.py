@@ -73,7 +73,7 @@ def images_of(option: str) -> ImageRecord:
 def known_lineage(
     config: RunConfig, record: ImageRecord, prediction: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The lineage of a run before it is submitted: recipe, code version, image digests, seeds and warnings.
+    """The lineage of a run before it is submitted: recipe, code version, image digests, namespace, seeds and warnings.
 
     It contains no time, so the same configuration, code and images compile to the same bytes. normalize adds the run's key,
     the screen and the start time. `prediction` is what identifies a prediction besides its configuration.
@@ -95,6 +95,7 @@ def known_lineage(
         "code_version": version,
         "image_digests": references,
         "warnings": found,
+        "namespace": config.cluster.namespace,
         **({} if prediction else {"seeds": {"run": config.seed}}),
     }
 

@@ -287,13 +287,14 @@ class _Submission:
         return run
 
     def _lineage(self, version: str) -> str:
-        """The parameter `lineage`. Kubeflow's cache recognises no task if it has the time of this attempt."""
-        earlier = lineage_of(self.run.store, self.run.key)
-        # The first submission that the store has a record of. Without the record, what Kubeflow's cache refers to is gone too.
-        begun = str(earlier.get("submitted", {}).get("begun", "")) if earlier else datetime.now(UTC).isoformat()
-        return json.dumps(
-            {**self.run.lineage, "submitted": {"pipeline_version": version, "begun": begun}}, sort_keys=True
-        )
+        """The parameter `lineage`. Kubeflow's cache recognises no task if it has anything of this attempt alone.
+
+        `submitted` is the first submission that the store has a record of: a later one may have another version, whose pods request
+        more memory. Without the record, what Kubeflow's cache refers to is gone, too.
+        """
+        earlier = lineage_of(self.run.store, self.run.key).get("submitted")
+        submitted = earlier or {"pipeline_version": version, "begun": datetime.now(UTC).isoformat()}
+        return json.dumps({**self.run.lineage, "submitted": submitted}, sort_keys=True)
 
 
 def _without_links() -> contextlib.AbstractContextManager[Any]:

@@ -117,7 +117,8 @@ class TaskDisplay:
         if task is None:
             return
         if kind == "advance":
-            task.fraction = event["done"] / max(1, event["total"])
+            # Steps that train and then predict have done most of their work by then.
+            task.fraction = max(task.fraction, event["done"] / max(1, event["total"]))
             task.detail = f"{event['done']} of {event['total']} {event['what']}"
         elif kind == "epoch":
             self._epoch(task, event)

@@ -86,11 +86,9 @@ def run_row(run: RecordedRun, retrained: Collection[str] = ()) -> dict[str, Any]
 
 
 def _state(run: RecordedRun) -> str:
-    """`running` if a task has reported lately, else `finished` with results, and `stopped` without."""
+    """`finished` with all results, else `running` if a task has reported lately, and `unfinished` if none has."""
     silence = (datetime.now(UTC) - run.reported).total_seconds() if run.reported else math.inf
-    if silence < SILENCE and not run.has_results:
-        return "running"
-    return "finished" if run.has_results else "stopped"
+    return "finished" if run.has_results else "running" if silence < SILENCE else "unfinished"
 
 
 def _folds(record: RunRecord | None) -> int | None:

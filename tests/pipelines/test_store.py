@@ -121,10 +121,12 @@ def test_runs_are_listed_with_their_kind_and_what_each_alone_keeps(filled: Objec
     key = "runs/next-2/run.json"
     predicted = {"model": "ab" * 32, "folds": {"HUVEC": [0, 1, 2], "RPE": [1]}}
     filled.put(key, json.dumps({**json.loads(filled.get(key)), "prediction": predicted}).encode())
+    for name, partial in (("mine-1", {}), ("else-9", {"partial": {"folds": 1}})):
+        filled.put(f"runs/{name}/results/lineage.json", json.dumps({"run": name, **partial}).encode())
     rows = rows_of(invoke(filled, "runs", "--sizes"))
-    assert "mine-1 training mine 2026-11-20 08:30 /data/screen stopped 1/2 a moment 0 bytes" in rows
-    assert "next-2 prediction by abababababab next 2026-11-20 08:30 /data/screen stopped 1/4 a moment 2.0 kB" in rows
-    assert "else-9 training elsewhere 2026-11-20 08:30 /data/screen stopped 1/2 a moment 0 bytes" in rows
+    assert "mine-1 training mine 2026-11-20 08:30 /data/screen finished 1/2 a moment 0 bytes" in rows
+    assert "next-2 prediction by abababababab next 2026-11-20 08:30 /data/screen unfinished 1/4 a moment 2.0 kB" in rows
+    assert "else-9 training elsewhere 2026-11-20 08:30 /data/screen unfinished 1/2 a moment 0 bytes" in rows
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140, FULL_WIDTH])

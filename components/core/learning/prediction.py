@@ -75,6 +75,7 @@ class Pieces:
                 self._known[key] = torch.from_numpy(compute(wells[start : start + _PIECE]))
                 self._checkpoints.save_if_due(lambda: {**self._base(), "pieces": self._known})
             pieces.append(self._known[key].numpy())
+            progress.advance(f"wells ({name})", min(start + _PIECE, len(wells)), len(wells))
         return np.concatenate(pieces)
 
 

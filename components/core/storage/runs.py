@@ -18,6 +18,7 @@ from components.core.storage.run_records import (
     HOLDOUT,
     HOLDOUT_LABELS,
     KEY,
+    LINEAGE,
     MANIFEST,
     OPTION,
     PREDICTING_STEPS,
@@ -161,7 +162,7 @@ def read_source_screen(store: ObjectStore, source: SourceRun) -> Manifest:
 def record_results(store: ObjectStore, run: str, folder: Path) -> None:
     """Keeps a report's files under its run; lineage.json comes last: if it is there, all are."""
     prefix = run_file(run, RESULTS)
-    store.delete(f"{prefix}/lineage.json")
+    store.delete(run_file(run, LINEAGE))
     for file in sorted(folder.iterdir(), key=lambda file: (file.name == "lineage.json", file.name)):
         if file.is_file():
             store.upload_file(file, f"{prefix}/{file.name}")
@@ -170,9 +171,17 @@ def record_results(store: ObjectStore, run: str, folder: Path) -> None:
 def has_results(store: ObjectStore, run: str) -> bool:
     """Whether all results of a run are in the store; partial results, which lack folds, do not count."""
     try:
-        lineage = json.loads(store.get(run_file(run, f"{RESULTS}/lineage.json")))  # written last
-        return lineage.get("run") == run and not lineage.get("partial")
-    except (MissingObjectError, ValueError, AttributeError):
+        return _is_whole(run, store.get(run_file(run, LINEAGE)))  # written last
+    except MissingObjectError:
+        return False
+
+
+def _is_whole(run: str, lineage: bytes) -> bool:
+    """Whether this is the lineage of all results of a run."""
+    try:
+        content = json.loads(lineage)
+        return bool(content.get("run") == run and not content.get("partial"))
+    except (ValueError, AttributeError):
         return False
 
 
@@ -201,7 +210,7 @@ class RecordedRun:
     tasks: list[TaskRecord] = field(default_factory=list)
     problem: str = ""  # message about a record that cannot be read
     reported: datetime | None = None  # time of its tasks' last report
-    has_results: bool = False
+    has_results: bool = False  # all of them, not those of a partial run
 
     @property
     def needs(self) -> frozenset[str]:
@@ -219,17 +228,18 @@ def read_runs(store: ObjectStore) -> list[RecordedRun]:
         _, key, name = found.key.split("/", 2)
         run = runs.setdefault(key, RecordedRun(key, found.modified))
         run.active = max(run.active, found.modified)
-        run.has_results |= name == f"{RESULTS}/lineage.json"
         if name.startswith(f"{STATUS}/"):
             run.reported = max(run.reported or found.modified, found.modified)
         if name.split("/")[0] not in (RESULTS, STATUS):
             started.add(key)
-        if name == RUN or (name.startswith("tasks/") and name.endswith(".json")):
+        if name in (RUN, LINEAGE) or (name.startswith("tasks/") and name.endswith(".json")):
             records.append(found.key)
     for path, content in store.get_present(records).items():
         run = runs[path.split("/")[1]]
         try:
-            if path.endswith(f"/{RUN}"):
+            if path.endswith(LINEAGE):
+                run.has_results = _is_whole(run.key, content)
+            elif path.endswith(f"/{RUN}"):
                 run.record = RunRecord.parse(content, store.uri(path))
             else:
                 run.tasks.append(TaskRecord.parse(content, store.uri(path)))

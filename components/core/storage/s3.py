@@ -27,7 +27,7 @@ from obstore.store import S3Store
 from s3transfer.exceptions import S3DownloadFailedError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from components.core.errors import InputError, MissingObjectError, StepError
+from components.core.errors import InputError, MissingObjectError, StepError, StoreAccessError
 from components.core.storage.object_store import READS, StoredObject
 
 if TYPE_CHECKING:
@@ -109,12 +109,15 @@ class S3Bucket:
         try:
             self._control_client(_IMPATIENT).list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=1)
         except ClientError as error:
-            raise InputError(str(self.translated(error, uri, "list"))) from None
+            found = self.translated(error, uri, "list")
+            raise (found if isinstance(found, InputError) else StoreAccessError(str(found))) from None
         except (BotoCoreError, ValueError) as error:
             advice = f"start the store or correct {_endpoint_variable()}"
             if isinstance(error, ProxyConnectionError):
                 advice = f"correct HTTPS_PROXY and HTTP_PROXY, or add the host to NO_PROXY ({self._detail(error)})"
-            raise InputError(f"{uri}: no answer from {self._address} ({type(error).__name__}); {advice}") from None
+            raise StoreAccessError(
+                f"{uri}: no answer from {self._address} ({type(error).__name__}); {advice}"
+            ) from None
 
     def unfinished_uploads(self, prefix: str) -> Iterator[StoredObject]:
         """Uploads in parts that have neither ended nor been aborted; none if the server does not list them."""
@@ -151,7 +154,7 @@ class S3Bucket:
             return InputError(f"{uri}: {self._address} has no such bucket; create it, or correct its name")
         if code in _REFUSED:
             advice = f"correct {' and '.join(credential_variables(os.environ))}, or the rights of that user"
-            return InputError(f"{uri}: {self._address} refused to {action} ({code}); {advice}")
+            return StoreAccessError(f"{uri}: {self._address} refused to {action} ({code}); {advice}")
         if action in READS and (code in _MISSING_KEY or isinstance(error, FileNotFoundError)):
             return MissingObjectError(uri)
         return StepError(f"{uri}: {action} failed at {self._address} ({self._detail(error)})")
@@ -249,7 +252,7 @@ def _credentials() -> Credentials:
         reason = "there are none"
     except _UNAVAILABLE as error:
         reason = _one_line(str(error))
-    raise InputError(
+    raise StoreAccessError(
         f"object store: no credentials by {' and '.join(credential_variables(os.environ))} ({reason}); correct it, let this "
         f"service account take the role, or set {' and '.join(KEYS)}"
     )

@@ -97,6 +97,11 @@ def test_kubeflows_cache_recognises_a_run_as_long_as_the_store_has_its_record(
     record = RunRecord(key=run, config={}, lineage={**json.loads(first), "run": run})
     submitting.store.put(f"runs/{run}/run.json", record.model_dump_json().encode())
     assert lineage() == lineage() == first
+    # As after a lack of memory: the pods of another version of the pipeline request more, and nothing is computed again.
+    pods = submitting.config.cluster.model_copy(update={"parallel_folds": 7})
+    submitting.config = submitting.config.model_copy(update={"cluster": pods})
+    assert lineage() == first
+    assert len(server.versions) == 3
     submitting.store.delete(f"runs/{run}/run.json")
     assert lineage() != first
     assert {key_of(each) for each in server.runs} == {run}

@@ -116,7 +116,7 @@ def test_missing_credentials_are_reported_in_one_line(elsewhere: Callable[..., s
     role = {"AWS_ROLE_ARN": "arn:aws:iam::1:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "none"}
     for variables, reason in ((role, "No such file"), ({"AWS_SHARED_CREDENTIALS_FILE": "none"}, "there are none")):
         line = elsewhere(**variables)
-        assert line.startswith(f"InputError object store: no credentials by {' and '.join(variables)} (")
+        assert line.startswith(f"StoreAccessError object store: no credentials by {' and '.join(variables)} (")
         assert reason in line
         assert "\n" not in line
 

@@ -34,7 +34,7 @@ def test_an_object_is_a_file_at_its_key(store: ObjectStore):
 
 def test_rejects_an_address_of_no_folder_and_a_key_that_is_no_path_in_it(store: ObjectStore):
     for address in ("file://", "file:///", "file://server/folder", "file:relative"):
-        with pytest.raises(InputError, match="write file:///FOLDER"):
+        with pytest.raises(InputError, match="write file:///PATH"):
             ObjectStore(address)
     for key in ("", "/etc/passwd", "../up", "a/../b", "a//b", "a/.", "a\tb"):
         with pytest.raises(InputError, match="cannot be the key of an object"):

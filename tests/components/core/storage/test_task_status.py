@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.core import progress
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError, StepError, StoreAccessError
 from components.core.storage import task_status
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.task_status import StatusReader, StatusReporter, finished_steps, report_status
@@ -69,6 +69,11 @@ def test_a_task_reports_its_start_its_progress_and_its_end(
     [
         (InputError("train.csv row 7: no such well"), "input", "train.csv row 7: no such well"),
         (RuntimeError("CUDA error:\n  lost"), "step", "RuntimeError: CUDA error: lost"),
+        (
+            StoreAccessError("s3://lab: no answer"),
+            "step",
+            "s3://lab: no answer",
+        ),  # bad input for a command, not for a task
     ],
 )
 def test_a_failure_is_reported_with_its_kind_and_message(
