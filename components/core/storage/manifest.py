@@ -6,6 +6,7 @@ table that only the report reads.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,4 +140,10 @@ class Manifest(StoredRecord):
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Reads a manifest file; InputError if it is damaged or has a newer schema."""
-        return cls.parse(path.read_bytes(), str(path))
+        content, collects = path.read_bytes(), gc.isenabled()
+        gc.disable()  # RxRx1's 200,000 objects are read in 0.4 s instead of 1 to 2 s: none of them is garbage
+        try:
+            return cls.parse(content, str(path))
+        finally:
+            if collects:
+                gc.enable()
