@@ -261,7 +261,7 @@ class _FollowedRun:
         run_id = self._pods.run_of(latest.pod)
         for each in tasks:
             if each.state == "lost" and each.last and run_id:
-                reasons[each.task.name] = self._pods.why_lost(each.last, run_id, self.config)
+                reasons[each.task.name] = self._pods.why_lost(each.last, run_id)
         return reasons, self._pods.waits(run_id)
 
     def _read_graph(self) -> TaskGraph | None:

@@ -35,7 +35,7 @@ POLL = 10.0
 OUTAGE = 900.0
 """Seconds without an answer until contact counts as lost."""
 STUCK = 300.0
-"""Seconds without a report from any task after which a run with a failed task is ended, unless one of its pods may work: more
+"""Seconds without a report from any task after which a run with a failed task is ended, unless one of its pods can work: more
 than the two minutes after which Kubeflow retries a task, and a pod's start."""
 BLIND = 1800.0
 """As STUCK, if the pods cannot be read: a retried one may wait for its turn in a queue."""
@@ -113,6 +113,7 @@ class Follower:
     display: TaskDisplay
     pods: PodReader
     _reader: StatusReader = field(init=False)
+    _attempts: list[Attempt] = field(default_factory=list)
     _states: list[TaskState] = field(default_factory=list)
     _shown: dict[DagTask, TaskState] = field(default_factory=dict)
     _heard: float = 0.0  # when this start was first looked at, or the store last did not answer
@@ -127,14 +128,15 @@ class Follower:
     def follow(self, started: Any) -> RunFailure | None:
         """Waits until a start of the run ends; returns None if it succeeded.
 
-        It is terminated once a task has failed of bad input, or once a task has failed and nothing else makes progress: Kubeflow
-        ends a run by itself only once all of its pods have ended, which one that cannot start, or one on a lost node, never does.
+        It is terminated once a task has failed because of bad input, or once a task has failed and nothing else makes progress:
+        Kubeflow ends a run by itself only once all of its pods have ended, which one that cannot start, or one on a lost node,
+        never does.
 
         Raises:
             ContactError: no contact for too long, or the deadline has passed; the run may continue.
             StepError: the run was deleted.
         """
-        run_id, contact, shown = started.run_id, self.contact, ""
+        run_id, contact, shown, cancelled = started.run_id, self.contact, "", False
         to_end = f"to end it, use Terminate at {self.endpoint.run_page(run_id)}"
         contact.advice = f"run {run_id} may go on: the same command follows it again; {to_end}"
         self._heard = time.monotonic()
@@ -145,6 +147,9 @@ class Follower:
             except EndpointError:
                 raise StepError(f"run {run_id} was deleted in KFP; submit it again") from None
             state = str(run.state or "PENDING")
+            cancelled |= state == "CANCELING"
+            if state == "FAILED" and cancelled:  # as Argo calls a workflow that was terminated
+                state = "CANCELED"
             ended = state in ENDED
             if state != shown:
                 print_line(contact.console, f"run {state.lower()}")
@@ -157,7 +162,7 @@ class Follower:
             bad_input = next((each for each in broken if each.last and each.last.kind == "input"), None)
             if bad_input:
                 if state not in ENDED | {"CANCELING"}:
-                    self._terminate(run_id, f"{bad_input.task.name} failed of bad input", to_end)
+                    self._terminate(run_id, f"{bad_input.task.name} failed because of bad input", to_end)
                 failed = f"{bad_input.task.name} failed: {bad_input.failure}"
                 return RunFailure(f"{failed}; not submitted again, because it would fail again", InputError, True)
             if state == "CANCELED":
@@ -183,22 +188,22 @@ class Follower:
         if not self._shown:
             begun = [each.status.started for each in attempts if each.status.updated >= run.created_at]
             self.display.joined((datetime.now(UTC) - min(begun)).total_seconds() if begun else 0.0)
+        self._attempts = attempts
         self._silence = min((each.silence for each in attempts), default=math.inf)
         states = task_states(self.run.graph, attempts, run.created_at, run_state == "FAILED")
         if run_state in SUCCEEDED:
             states = [each._replace(state="finished") for each in states]
         for state in states:
             before = self._shown.get(state.task)
-            if before is None or (
-                before.state != "finished" and before != state
-            ):  # a finished one may copy its outputs again
+            # A finished one may copy its outputs again.
+            if before is None or (before.state != "finished" and _progress(before) != _progress(state)):
                 self._show(state, before, run.created_at)
                 self._shown[state.task] = state
         self._warn_of_failures(run, attempts, states)
         self.display.waiting = ""
         may_start = [each for each in states if each.ready and each.state not in ("finished", "running")]
         if may_start and run_state not in ENDED | {"CANCELING"}:
-            self._show_waiting(run.run_id, {each.status.pod for each in attempts})
+            self._show_waiting(run.run_id)
         self._states = states
         return states
 
@@ -237,15 +242,15 @@ class Follower:
     def _why(self, attempt: TaskStatus, run_id: str) -> str:
         """Why an attempt failed or, if it left no message, how its pod ended."""
         if attempt.state == "failed":
-            return f"{attempt.task} failed: {self.pods.why_failed(attempt, run_id, self.run.config)}"
-        return f"{attempt.task} was lost: {self.pods.why_lost(attempt, run_id, self.run.config)}"
+            return f"{attempt.task} failed: {self.pods.why_failed(attempt, run_id)}"
+        return f"{attempt.task} was lost: {self.pods.why_lost(attempt, run_id)}"
 
-    def _show_waiting(self, run_id: str, reported: set[str]) -> None:
+    def _show_waiting(self, run_id: str) -> None:
         """Shows what pods that have not started wait for, and warns of those that cannot start, or failed before they reported."""
         for pod in self.pods.read(run_id):
             if pod.problem:
                 self._warn_once(f"{pod.work} waits: {pod.problem}", key=pod.name + pod.state)
-        for name, reason in self.pods.unreported(run_id, self.run.config, reported).items():
+        for name, reason in self.pods.unreported(run_id, self._attempts).items():
             self._warn_once(reason, key=name)
         waits, now = self.pods.waits(run_id), time.monotonic()
         self.display.waiting = waits
@@ -278,7 +283,7 @@ class Follower:
                 return self._why(state.last, run.run_id)
         error = " ".join(str(run.error.message).split()) if run.error and run.error.message else ""
         problems = [f"{pod.work}: {pod.problem}" for pod in self.pods.read(run.run_id, 0.0) if pod.problem]
-        reasons = [*self.pods.unreported(run.run_id, self.run.config).values(), *problems, error]
+        reasons = [*self.pods.unreported(run.run_id, self._attempts).values(), *problems, error]
         reason = next(filter(None, reasons), "no task left a message, as when a pod cannot start")
         return f"run {run.run_id} failed: {reason}"
 
@@ -296,6 +301,12 @@ class Follower:
         if (key or text) not in self._warned:
             self._warned.add(key or text)
             warn(self.contact.console, text)
+
+
+def _progress(state: TaskState) -> tuple[object, ...]:
+    """What is shown of a task's state: not the time of its last report."""
+    last = state.last
+    return state.state, last and (last.started, last.what, last.done, last.total)
 
 
 def warn(console: Console, text: str) -> None:

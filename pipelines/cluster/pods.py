@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from components.core.config import RunConfig
-from components.core.storage.task_status import TaskStatus
+from components.core.config.cluster import StepsConfig
+from components.core.storage.task_status import Attempt, TaskStatus
 
 UNSCHEDULABLE_SECONDS = 600.0
 """Time after which an unschedulable pod is reported: an autoscaler adds nodes within minutes."""
@@ -54,7 +53,8 @@ class RunPod:
         state: `queued` until Kueue admits it; `image` if its image cannot be pulled; `refused` if its container cannot be created.
         reason: why it is in this state, in Kubernetes' words; how it ended, as the end of `its pod ...`, empty for a success.
         out_of_memory: whether it ended for lack of memory.
-        since: when it was created.
+        memory: its step's limit, as Kubernetes writes it; empty without one.
+        seconds: for how long it has been seen in this state.
     """
 
     name: str
@@ -62,7 +62,8 @@ class RunPod:
     state: PodState
     reason: str
     out_of_memory: bool
-    since: datetime
+    memory: str = ""
+    seconds: float = 0.0
 
     @property
     def work(self) -> str:
@@ -83,9 +84,8 @@ class RunPod:
     @property
     def problem(self) -> str:
         """What keeps it from starting and a user should know; empty if there is nothing."""
-        age = (datetime.now(UTC) - self.since).total_seconds()
-        if self.state == "unschedulable" and age > UNSCHEDULABLE_SECONDS:
-            return f"its pod has been unschedulable for {age / 60:.0f} min ({self.reason})"
+        if self.state == "unschedulable" and self.seconds > UNSCHEDULABLE_SECONDS:
+            return f"its pod has been unschedulable for {self.seconds / 60:.0f} min ({self.reason})"
         if self.state == "image":
             return f"the image of its pod cannot be pulled ({self.reason})"
         if self.state == "refused":
@@ -107,6 +107,8 @@ class PodReader:
     known: bool = False
     _api: Any = None
     _listed: tuple[str, float, list[RunPod]] = field(default=("", 0.0, []))
+    # By a pod's name and state. When it was created says little: Kueue may have held it for hours.
+    _first_seen: dict[tuple[str, PodState], float] = field(default_factory=dict)
 
     def read(self, run_id: str, seconds: float | None = None) -> list[RunPod]:
         """The pods of a run by its id in KFP, as of the last seconds (None: CACHED_SECONDS); empty if they cannot be listed."""
@@ -116,14 +118,14 @@ class PodReader:
             self._listed = run_id, time.monotonic(), pods
         return pods
 
-    def why_lost(self, attempt: TaskStatus, run_id: str, config: RunConfig) -> str:
+    def why_lost(self, attempt: TaskStatus, run_id: str) -> str:
         """Why an attempt at a task of a run stopped reporting, as far as its pod shows it: `its pod ...`."""
         name, node = attempt.pod, f" on node {attempt.node}"
         pod = next((each for each in self.read(run_id, CACHED_SECONDS / 10) if each.name == name), None)
         if self.known and name and pod is None:
             return f"its pod {name}{node} was deleted"
         if pod is not None and pod.state == "ended":
-            return f"its pod {name}{node} {pod.reason}{self._memory_advice(pod, attempt.step, config)}"
+            return f"its pod {name}{node} {pod.reason}{_memory_advice(pod, attempt.step)}"
         if pod is not None:
             return f"it stopped reporting, though its pod {name}{node} is still running; see its log"
         hidden = (
@@ -133,31 +135,31 @@ class PodReader:
         )
         return f"it stopped reporting: its process was killed, or its pod or its node {attempt.node} is gone{hidden}"
 
-    def why_failed(self, attempt: TaskStatus, run_id: str, config: RunConfig) -> str:
+    def why_failed(self, attempt: TaskStatus, run_id: str) -> str:
         """The message of an attempt that failed, with advice if its pod ran out of memory: the system may kill a helper process."""
         pods = self.read(run_id, CACHED_SECONDS / 10) if attempt.kind == "step" and attempt.pod else []
         pod = next((each for each in pods if each.name == attempt.pod and each.out_of_memory), None)
-        oom = f" (its pod {pod.reason}{self._memory_advice(pod, attempt.step, config)})" if pod else ""
+        oom = f" (its pod {pod.reason}{_memory_advice(pod, attempt.step)})" if pod else ""
         return f"{attempt.message}{oom}"
 
-    @staticmethod
-    def _memory_advice(pod: RunPod, step: str, config: RunConfig) -> str:
-        if not pod.out_of_memory:
-            return ""
-        fields = getattr(config.cluster.steps, step, None)  # a pod may run a group of steps
-        return f"; raise cluster.steps.{step}.memory_gib, which is {fields.memory_gib:g}" if fields else ""
-
-    def unreported(self, run_id: str, config: RunConfig, reported: Collection[str] = ()) -> dict[str, str]:
-        """Why work failed that has not reported, by its pod's name; `reported` are the pods of attempts that have."""
-        pods = [
-            each for each in self.read(run_id) if each.state == "ended" and each.reason and each.name not in reported
-        ]
-        pods.sort(key=lambda each: (not each.out_of_memory, not each.step))
-        return {
-            each.name: f"{each.work} failed before it could report: its pod {each.name} {each.reason}"
-            f"{self._memory_advice(each, each.step, config)}"
-            for each in pods
-        }
+    def unreported(self, run_id: str, attempts: Sequence[Attempt]) -> dict[str, str]:
+        """Why work failed that no attempt has reported, by its pod's name; the attempts are from StatusReader."""
+        of_pod: dict[str, list[TaskStatus]] = {}
+        for attempt in attempts:
+            of_pod.setdefault(attempt.status.pod, []).append(attempt.status)
+        last = {attempt.status.task: attempt.status for attempt in attempts}
+        pods = [each for each in self.read(run_id) if each.state == "ended" and each.reason]
+        reasons = {}
+        for pod in sorted(pods, key=lambda each: (not each.out_of_memory, not each.step)):
+            own, end = of_pod.get(pod.name), f"its pod {pod.name} {pod.reason}"
+            if own is None:
+                advice = _memory_advice(pod, pod.step)
+                reasons[pod.name] = f"{pod.work} failed before it could report: {end}{advice}"
+            elif last[own[-1].task] is own[-1] and all(each.state == "finished" for each in own):
+                reasons[pod.name] = (
+                    f"{own[-1].task} finished, but Kubeflow could not store its outputs: {end}; see its log"
+                )
+        return reasons
 
     def waits(self, run_id: str) -> str:
         """What the pods of a run that do not run yet wait for: `6 pretrain for the queue`; empty if nothing is known.
@@ -183,11 +185,13 @@ class PodReader:
             lambda api: api.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUTS)
         )
         self.known = bool(found and found.items)
-        return [_run_pod(each) for each in found.items] if found else []
+        pods, now = [_run_pod(each) for each in found.items] if found else [], time.monotonic()
+        return [replace(pod, seconds=now - self._first_seen.setdefault((pod.name, pod.state), now)) for pod in pods]
 
     def _request(self, request: Callable[[Any], Any]) -> Any:
         """The response of the Kubernetes API; None without one. A refusal ends all requests."""
         import urllib3
+        import yaml
         from kubernetes import client, config
 
         if self.refusal:
@@ -200,7 +204,7 @@ class PodReader:
                 self.refusal = f"{error.status} {error.reason}"
             if error.status == 401:  # credentials may have expired: they are read again
                 self._api = None
-        except (config.ConfigException, OSError, ValueError) as error:
+        except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
             self.refusal = " ".join(str(error).split()) or type(error).__name__
         except urllib3.exceptions.HTTPError:
             pass  # it may answer the next time
@@ -239,7 +243,17 @@ def _run_pod(pod: Any) -> RunPod:
     deleted = pod.metadata.deletion_timestamp is not None
     if deleted or (state == "running" and (status.phase in ("Failed", "Succeeded") or out_of_memory)):
         state, reason = "ended", _end(status, ended, out_of_memory, deleted, step)
-    return RunPod(pod.metadata.name, step, state, reason, out_of_memory, pod.metadata.creation_timestamp)
+    resources = [each.resources for each in pod.spec.containers if each.name == "main" and each.resources]
+    memory = str((resources[0].limits or {}).get("memory", "")) if resources else ""
+    return RunPod(pod.metadata.name, step, state, reason, out_of_memory, memory)
+
+
+def _memory_advice(pod: RunPod, step: str) -> str:
+    """What to do about a pod that ran out of memory while it worked on a step; a pod may run a group of steps."""
+    limit = f"its limit is {pod.memory}" if pod.memory else ""
+    advice = f"raise cluster.steps.{step}.memory_gib" if step in StepsConfig.model_fields else ""
+    text = ", ".join(filter(None, (limit, advice)))
+    return f"; {text}" if text and pod.out_of_memory else ""
 
 
 def _state(status: Any, waiting: list[Any]) -> tuple[PodState, str]:
@@ -273,7 +287,8 @@ def _end(status: Any, ended: list[Any], out_of_memory: bool, deleted: bool, step
     if status.reason in _NODE_ENDED:
         return f"{_NODE_ENDED[status.reason]}{why}"
     if status.reason == "DeadlineExceeded":
-        return f"was stopped after cluster.steps.{step}.timeout_hours"
+        limit = f"cluster.steps.{step}.timeout_hours" if step in StepsConfig.model_fields else "its time limit"
+        return f"was stopped after {limit}"
     if deleted:
         return "was deleted"
     code = next((each.exit_code for each in ended if each.exit_code), 0)

@@ -82,7 +82,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     screen, whose labels are not read.
 
     Raises:
-        InputError: bad input, the endpoint refuses, or a task failed of bad input.
+        InputError: bad input, the endpoint refuses, or a task failed because of bad input.
         StepError: the run failed or was cancelled.
         ContactError: contact was lost or the deadline passed; the run may continue.
     """

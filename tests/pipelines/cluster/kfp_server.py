@@ -1,8 +1,8 @@
 """A small Kubeflow Pipelines server on loopback: the part of the v2beta1 API that submit speaks, with its paths, JSON and errors.
 
-As the real one: names in snake case, filters as JSON in the query,
-uploads as multipart forms with the names in the query, 409 for a name that is taken, errors as {"error", "code", "message"},
-namespaces required by a multi-user deployment and refused by a single-user one.
+As the real one: names in snake case, filters as JSON in the query, uploads as multipart forms with the names in the query, 409
+for a name that is taken, errors as {"error", "code", "message"}, a terminated run CANCELING and then FAILED, namespaces required
+by a multi-user deployment and refused by a single-user one.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class KfpServer:
                     run["state"] = "CANCELING"
                     if self.cluster:
                         self.cluster.terminate(run["run_id"])
-                    self._states[run["run_id"]] = ["CANCELING", "CANCELED"]
+                    self._states[run["run_id"]] = ["CANCELING", "FAILED"]
                     return {}
                 case "GET", "", "api", "v1", "namespaces", _, "pods", *name if self.cluster:
                     return self.cluster.pods(query.get("labelSelector", ""), *name)

@@ -7,6 +7,7 @@ As measured on a real installation (KFP 2.17, Argo 4.0), with times scaled down:
 - Branches that do not need a failed task run to their end; only then the run has failed. A loop with a failed fold ends the run.
 - A task that has succeeded is taken from Kubeflow's cache when the run is submitted again: without a pod and without a report.
 - The `task_details` of a run are never updated again once it has more than a dozen tasks.
+- A run that is terminated is `CANCELING`, then `FAILED`, as its workflow is.
 - A pod on a lost node stays `Running` with a time of deletion, and its run never ends by itself.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +36,8 @@ DETAILED = 12
 """Tasks of a run until its task details freeze."""
 LAUNCHER_FAILED = {"exitCode": 1, "reason": "Error"}
 """How the container of a step ends if its process failed or was killed."""
+MEMORY = "24Gi"
+"""Limit of every pod, by whatever configuration."""
 PENDING = ("queue", "unschedulable", "image")
 """Faults that a pod gets over in time."""
 Group = tuple[DagTask, ...]
@@ -110,7 +114,7 @@ class SimulatedCluster:
         self._threads[-1].start()
 
     def terminate(self, run_id: str) -> None:
-        """Deletes the pods of a run; it has been cancelled once they are gone."""
+        """Deletes the pods of a run; it has failed once they are gone."""
         self.runs[run_id].terminated.set()
 
     def stop(self) -> None:
@@ -161,7 +165,9 @@ class SimulatedCluster:
             with ThreadPoolExecutor(self.config.cluster.parallel_folds) as loop:
                 succeeded = all([*loop.map(lambda fold: self._all_succeed(run, folds[fold]), folds)])
         succeeded = succeeded and self._all_succeed(run, rest)
-        run.state = "CANCELED" if run.terminated.is_set() else "SUCCEEDED" if succeeded else "FAILED"
+        if run.terminated.is_set():
+            time.sleep(self.backoff)  # its pods end
+        run.state = "SUCCEEDED" if succeeded and not run.terminated.is_set() else "FAILED"
 
     def _all_succeed(self, run: SimulatedRun, groups: Sequence[Group]) -> bool:
         """Works on groups of tasks side by side, each once those that it needs have succeeded."""
@@ -304,6 +310,7 @@ def _new_pod(run_id: str, step: str) -> dict[str, Any]:
             "creationTimestamp": _now(),
             "labels": {"pipeline/runid": run_id, **own},
         },
+        "spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": MEMORY}}}]},
         "status": {"phase": "Pending", "conditions": []},
     }
 

@@ -49,6 +49,7 @@ TIMES = {
     "pipelines.cluster.follow.WAITS_SHOWN": 0.2,
     "pipelines.cluster.pods.CACHED_SECONDS": 0.1,
     "pipelines.cluster.pods.UNSCHEDULABLE_SECONDS": 0.3,
+    "pipelines.run.display.QUIET_SECONDS": 0.0,
 }
 
 
@@ -127,7 +128,7 @@ def test_a_run_of_60_tasks_shows_true_progress_and_survives_failures(
     counts = [int(count) for count in re.findall(r"^\[(\d+)/60 tasks\]", shown, re.MULTILINE)]
     assert counts == sorted(counts)
     assert "pretrain fold 1 xception failed: CUDA error: lost" in shown
-    assert "cluster.steps.pseudo_label.memory_gib, which is 32" in shown
+    assert "; its limit is 24Gi, raise cluster.steps.pseudo_label.memory_gib" in shown
     assert len(server.runs) == (2 if policy == "OnError" else 1)
     assert follow.terminations() == 0
     details = follow.cluster.task_details(server.runs[0]["run_id"])
@@ -143,7 +144,7 @@ def test_a_run_of_60_tasks_shows_true_progress_and_survives_failures(
 ENDS = {
     "exit": r"failed: CUDA error: lost",
     "kill": r"was lost: its pod run-pretrain-\w+ on node node-7 ended with exit code 1 and no message: its process was killed, ",
-    "oom": r"was lost: .* was killed for lack of memory \(OOM\); raise cluster\.steps\.pretrain\.memory_gib, which is 32",
+    "oom": r"was lost: .* was killed for lack of memory \(OOM\); its limit is 24Gi, raise cluster\.steps\.pretrain\.memory_gib",
     "delete": r"was lost: its pod run-pretrain-\w+ on node node-7 was deleted",
     "evict": r"was lost: .* was evicted by its node.*: The node was low on resource: ephemeral-storage",
     "node": r"was lost: .* was evicted because its node was lost or tainted",
@@ -211,7 +212,8 @@ def test_other_branches_run_to_their_end_before_a_run_is_submitted_again(
     """Also a slow one: longer than the time after which a run counts as stuck."""
     failing = {(PRETRAIN, attempt): "exit" for attempt in range(1, 5)}  # with all retries
     follow = follow_a(faults=failing, slow={OTHER: 3.4}, policy="Always")
-    follow()
+    shown = follow()
+    assert len(re.findall(rf"{OTHER}: 2 of 2 sites", shown)) == 1, "an unchanged state is shown once"
     follow.succeeded_once()
     assert (len(server.runs), follow.terminations()) == (2, 0)
 
@@ -248,7 +250,7 @@ def test_a_run_is_submitted_again_if_only_a_pod_that_cannot_start_is_left(
 def test_a_run_is_not_submitted_again_with_resubmit_0(follow_a: Callable[..., Following], server: KfpServer):
     follow = follow_a(faults={(PRETRAIN, 1): "oom"})
     with pytest.raises(
-        StepError, match=rf"^{PRETRAIN} was lost: its pod .* \(OOM\); raise .*; no report: .*/#/runs/details/"
+        StepError, match=rf"^{PRETRAIN} was lost: its pod .* \(OOM\); .* raise .*; no report: .*/#/runs/details/"
     ):
         follow(resubmit=0)
     assert len(server.runs) == 1
@@ -348,7 +350,7 @@ def test_status_shows_what_pods_wait_for_and_how_they_ended(follow_a: Callable[.
         time.sleep(0.2)
     assert done.exit_code == 3
     assert re.search(
-        rf"^{PRETRAIN}: its pod .* \(OOM\); raise cluster\.steps\.pretrain\.memory_gib", done.stdout, re.MULTILINE
+        rf"^{PRETRAIN}: its pod .* \(OOM\); .* raise cluster\.steps\.pretrain\.memory_gib", done.stdout, re.MULTILINE
     )
     assert "waiting: 1 pretrain for its image" in done.stdout
     assert f"run {key} failed: 1 of 10 tasks finished, 1 lost, 8 waiting; last report" in done.stdout
@@ -408,6 +410,7 @@ def test_a_run_that_is_cancelled_is_neither_submitted_again_nor_called_lost(
     with pytest.raises(StepError, match=r"^run [-0-9a-f]+ was cancelled; no report"):
         follow()
     thread.join()
+    assert follow.cluster.state(server.runs[0]["run_id"]) == "FAILED", "as on a real cluster"
     assert "lost" not in follow.shown
     assert len(server.runs) == 1
 

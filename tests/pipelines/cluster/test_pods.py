@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient
 
-from components.core.config import RunConfig
-from components.core.storage.task_status import TaskStatus
+from components.core.storage.task_status import Attempt, TaskStatus
 from pipelines.cluster import pods
 from pipelines.cluster.pods import PodReader
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer
@@ -39,7 +39,12 @@ def pod(phase: str = "Pending", minutes: float = 1.0, labels: dict[str, str] = L
     times = {"creationTimestamp": (NOW - timedelta(minutes=minutes)).isoformat()}
     if deleted := status.pop("deleted", None):
         times["deletionTimestamp"] = deleted
-    return {"metadata": {"name": "run-1", "labels": labels, **times}, "status": {"phase": phase, **status}}
+    spec = {"containers": [{"name": "main", "resources": {"limits": {"memory": "24Gi"}}}, {"name": "wait"}]}
+    return {
+        "metadata": {"name": "run-1", "labels": labels, **times},
+        "spec": spec,
+        "status": {"phase": phase, **status},
+    }
 
 
 def read(content: dict[str, Any]) -> pods.RunPod:
@@ -56,11 +61,6 @@ def scheduled(reason: str, message: str = "") -> list[dict[str, str]]:
         (pod(), "its pod to start", ""),
         (pod(conditions=scheduled("SchedulingGated")), "the queue", ""),
         (pod(conditions=scheduled("Unschedulable", "0/3 nodes")), "a node", ""),
-        (
-            pod(minutes=12, conditions=scheduled("Unschedulable", "0/3 nodes")),
-            "a node",
-            "unschedulable for 12 min (0/3 nodes)",
-        ),
         (pod(containerStatuses=main(waiting={"reason": "PodInitializing"})), "its pod to start", ""),
         (
             pod(containerStatuses=main(waiting={"reason": "ErrImagePull", "message": "not\n found"})),
@@ -97,6 +97,7 @@ KILLED = main(terminated={"exitCode": 137, "reason": "Error"})
         (pod("Failed", containerStatuses=KILLED), "ended with exit code 137 and no message"),
         (pod("Failed", reason="Evicted", message='Usage of EmptyDir volume "scratch"'), 'evicted by its node: Usage of EmptyDir'),
         (pod("Failed", reason="DeadlineExceeded"), "was stopped after cluster.steps.pseudo_label.timeout_hours"),
+        (pod("Failed", reason="DeadlineExceeded", labels={}), "was stopped after its time limit"),
         (pod("Failed", conditions=[{**DISRUPTED, "reason": "PreemptionByScheduler"}]), "was preempted by a pod of higher"),
         (pod("Failed", conditions=[{**DISRUPTED, "reason": "New"}]), "was disrupted (New)"),
         (pod("Running", deleted=NOW.isoformat(), conditions=[{**DISRUPTED, "reason": "DeletionByTaintManager"}]), "node was lost"),
@@ -119,7 +120,7 @@ def test_a_driver_of_kubeflow_has_no_step() -> None:
 
 
 @pytest.fixture
-def reader(server: KfpServer, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PodReader:
+def reader(server: KfpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PodReader:
     """A reader of a cluster with a run `7` of one pod."""
     write_kubeconfig(tmp_path / "kubeconfig", server.url)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
@@ -134,13 +135,10 @@ def lost(name: str) -> TaskStatus:
 
 def test_a_pod_is_called_deleted_only_if_others_of_its_run_are_found(reader: PodReader) -> None:
     """Without any, the list is of another namespace or cluster."""
-    config = RunConfig.load("demo")
-    assert reader.why_lost(lost("run-2"), "7", config) == "its pod run-2 on node node-7 was deleted"
-    assert "its process was killed, or its pod or its node node-7 is gone" in reader.why_lost(
-        lost("run-2"), "8", config
-    )
-    assert "though its pod run-1 on node node-7 is still running" in reader.why_lost(lost("run-1"), "7", config)
-    assert "is gone" in reader.why_lost(lost(""), "7", config)
+    assert reader.why_lost(lost("run-2"), "7") == "its pod run-2 on node node-7 was deleted"
+    assert "its process was killed, or its pod or its node node-7 is gone" in reader.why_lost(lost("run-2"), "8")
+    assert "though its pod run-1 on node node-7 is still running" in reader.why_lost(lost("run-1"), "7")
+    assert "is gone" in reader.why_lost(lost(""), "7")
 
 
 def test_a_list_is_used_again_for_a_while_and_an_outage_is_not_final(reader: PodReader, server: KfpServer) -> None:
@@ -162,3 +160,62 @@ def test_expired_credentials_are_read_again_and_a_refusal_is_final(reader: PodRe
         assert reader.read("7", 0.0) == []
     assert reader.refusal.startswith("403")
     assert server.faults[-1].times == 0
+
+
+def test_a_kubeconfig_that_is_no_yaml_is_a_refusal(reader: PodReader, tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text("clusters: [{")
+    assert reader.read("7") == []
+    assert "kubeconfig" in reader.refusal
+
+
+def test_a_pod_is_unschedulable_since_it_was_first_seen_so(
+    reader: PodReader, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not since it was created: a queue may have held it for an hour."""
+    monkeypatch.setattr(pods, "UNSCHEDULABLE_SECONDS", 0.2)
+    assert server.cluster is not None
+    held = server.cluster.runs["7"].pods
+    held["run-1"] = pod(minutes=60, conditions=scheduled("SchedulingGated"))
+    reader.read("7", 0.0)
+    time.sleep(0.3)
+    held["run-1"] = pod(minutes=60, conditions=scheduled("Unschedulable", "0/3 nodes"))
+    assert [each.problem for each in reader.read("7", 0.0)] == [""]
+    time.sleep(0.3)
+    (found,) = reader.read("7", 0.0)
+    assert found.problem == "its pod has been unschedulable for 0 min (0/3 nodes)"
+    assert found.waits_for == "a node"
+
+
+OUT_OF_MEMORY = main(terminated={"exitCode": 137, "reason": "OOMKilled"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "step", "advice"),
+    [
+        (LABELS, "pseudo_label", "; its limit is 24Gi, raise cluster.steps.pseudo_label.memory_gib"),
+        ({**LABELS, "app.kubernetes.io/component": "finetune-pseudo-label"}, "", "; its limit is 24Gi"),
+    ],
+)
+def test_the_advice_about_memory_names_the_pods_own_limit(
+    reader: PodReader, server: KfpServer, labels: dict[str, str], step: str, advice: str
+) -> None:
+    assert server.cluster is not None
+    server.cluster.runs["7"].pods["run-1"] = pod("Failed", labels=labels, containerStatuses=OUT_OF_MEMORY)
+    assert reader.unreported("7", [])["run-1"].endswith(f"was killed for lack of memory (OOM){advice}")
+    attempt = lost("run-1").model_copy(update={"step": step or "finetune"})
+    field = step or "finetune"
+    expected = f"; its limit is 24Gi, raise cluster.steps.{field}.memory_gib"
+    assert reader.why_lost(attempt, "7").endswith(f"was killed for lack of memory (OOM){expected}")
+
+
+def test_a_pod_is_explained_only_if_no_attempt_or_later_one_explains_it(reader: PodReader, server: KfpServer) -> None:
+    assert server.cluster is not None
+    server.cluster.runs["7"].pods["run-1"] = pod("Failed", containerStatuses=KILLED)
+    killed, finished = lost("run-1"), lost("run-1").model_copy(update={"state": "finished"})
+    assert reader.unreported("7", [Attempt(killed, 0.0)]) == {}
+    (reason,) = reader.unreported("7", [Attempt(killed.model_copy(update={"pod": "other"}), 0.0)]).values()
+    assert reason.startswith("pseudo_label failed before it could report: its pod run-1 ended with exit code 137")
+    (reason,) = reader.unreported("7", [Attempt(finished, 0.0)]).values()
+    assert reason.startswith("pretrain finished, but Kubeflow could not store its outputs: its pod run-1 ended with")
+    later = finished.model_copy(update={"pod": "run-2"})
+    assert reader.unreported("7", [Attempt(finished, 0.0), Attempt(later, 0.0)]) == {}

@@ -175,7 +175,7 @@ def test_a_failed_run_without_a_record_is_explained_by_the_apis_error(submitting
 
 
 def test_a_cancelled_run_ends_following_and_is_not_submitted_again(submitting: Submitting, server: KfpServer):
-    server.script = [["RUNNING", "CANCELING", "CANCELED"]]
+    server.script = [["RUNNING", "CANCELING", "FAILED"]]
     with pytest.raises(StepError, match=r"run [0-9a-f-]{36} was cancelled"):
         submitting(wait=True, resubmit=3)
     assert len(server.runs) == 1
@@ -255,7 +255,9 @@ def test_a_run_is_terminated_once_a_task_fails_of_bad_input(
         submitting(wait=True, resubmit=3, timeout=60)
     assert (len(server.asked("POST", ":terminate")), len(server.runs)) == (2, 1)
     assert server.runs[0]["state"] == "CANCELING"
-    assert "pretrain fold 1 tiny failed of bad input; the run is being terminated" in submitting.shown.getvalue()
+    assert (
+        "pretrain fold 1 tiny failed because of bad input; the run is being terminated" in submitting.shown.getvalue()
+    )
 
 
 def test_bad_input_ends_following_even_if_the_run_cannot_be_terminated(
