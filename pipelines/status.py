@@ -161,7 +161,8 @@ class _RunState:
         from pipelines.task_states import summary
 
         planned = "" if self.planned else ", more once normalize has ended"
-        last = "" if self.state in ("running", "finished") else f"; last report {duration(self.silence)} ago"
+        quiet = self.state in ("failed", "waiting") and self.silence < math.inf
+        last = f"; last report {duration(self.silence)} ago" if quiet else ""
         return f"run {self.key} {self.state}: {summary(self.tasks)}{planned}{last}"
 
     def render(self) -> Group:
@@ -183,9 +184,8 @@ class _RunState:
             state = Text(each.state + (f" ({each.attempts} attempts)" if each.attempts > 1 else ""))
             state.stylize(_STYLES[each.state])
             progress = last.progress if last and each.state == "running" else ""
-            table.add_row(
-                each.task.name, state, progress, duration(last.seconds) if last else "", last.node if last else ""
-            )
+            seconds, node = (duration(each.seconds), last.node) if last else ("", "")
+            table.add_row(each.task.name, state, progress, seconds, node)
         lines: list[Any] = [Text(self.headline), table]
         lines += [Text(f"{name}: {reason}", style="red") for name, reason in self.reasons.items()]
         lines += [Text(f"waiting: {self.waits}", style="dim")] if self.waits else []
@@ -320,7 +320,7 @@ def _row(task: TaskState, failure: str | None) -> dict[str, Any]:
         "kind": (last.kind or None) if last else None,
         "started": last.started.isoformat() if last else None,
         "updated": last.updated.isoformat() if last else None,
-        "seconds": round(last.seconds, 1) if last else None,
+        "seconds": round(task.seconds, 1) if last else None,
         "done": last.done if last and last.what else None,
         "total": last.total if last and last.what else None,
         "unit": (last.what or None) if last else None,

@@ -25,6 +25,7 @@ class TaskState(NamedTuple):
         last: the status of its last attempt; None if there is none.
         attempts: how many there were.
         ready: whether everything that it reads is done.
+        seconds: time that its last attempt has worked so far; of a finished task, its longest: the others copied its outputs.
     """
 
     task: DagTask
@@ -32,6 +33,7 @@ class TaskState(NamedTuple):
     last: TaskStatus | None = None
     attempts: int = 0
     ready: bool = True
+    seconds: float = 0.0
 
     @property
     def failure(self) -> str:
@@ -74,6 +76,7 @@ def task_states(
             own[task][-1].status if own[task] else None,
             len(own[task]),
             all(states[number] == "finished" for number in task.needs),
+            _seconds(own[task], states[task.number]),
         )
         for task in graph.tasks
     ]
@@ -90,6 +93,13 @@ def _state(attempts: Sequence[Attempt], since: datetime | None, ended: bool) -> 
     if since is not None and last.status.updated < since:
         return "waiting"
     return "failed" if last.status.state == "failed" else "lost"
+
+
+def _seconds(attempts: Sequence[Attempt], state: State) -> float:
+    if state == "running":
+        return attempts[-1].status.seconds + attempts[-1].silence
+    finished = [each.status.seconds for each in attempts if each.status.state == "finished"]
+    return max(finished or [each.status.seconds for each in attempts[-1:]], default=0.0)
 
 
 def summary(states: Sequence[TaskState]) -> str:

@@ -219,13 +219,12 @@ class Follower:
             shown = None
         if shown is None and state.state in ("running", "finished"):
             self.display.event({**event, "event": "start"})
-        if working and state.last and state.last.what:
-            progress = {"what": state.last.what, "done": state.last.done, "total": state.last.total}
-            self.display.event({**event, "event": "advance", **progress})
+        last, earlier = state.last, before.last if before and shown else None
+        if working and last and last.what and (earlier is None or last.progress != earlier.progress):
+            self.display.event({**event, "event": "advance", "what": last.what, "done": last.done, "total": last.total})
         elif state.state == "finished":
-            worked = state.last is not None and bool(state.last.what) and state.last.updated >= since
-            seconds = state.last.seconds if state.last else 0.0
-            self.display.event({**event, "event": "finish", "seconds": seconds, "fetched": not worked})
+            worked = last is not None and bool(last.what) and last.updated >= since
+            self.display.event({**event, "event": "finish", "seconds": state.seconds, "fetched": not worked})
 
     def _warn_of_failures(self, run: Any, attempts: Sequence[Attempt], states: Sequence[TaskState]) -> None:
         """Warns once of every attempt of this start that failed, or that was lost: there may be a later one already."""

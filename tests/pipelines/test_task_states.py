@@ -116,3 +116,10 @@ def test_a_task_whose_last_report_was_not_stored_is_finished_once_its_outputs_ar
     # A second attempt at it, after the reader began, is another matter: it copies its outputs again.
     assert by_name(graph, silent, reads, attempt(INFER, "running", 4, 5, SILENCE + 1))[INFER].state == "lost"
     assert by_name(graph, silent, reads, attempt(INFER, "failed", 4, 5))[INFER].state == "failed"
+
+
+def test_the_time_of_a_task_is_that_of_its_work(graph: TaskGraph) -> None:
+    worked, copied = attempt(INFER, "finished", 0, 5), attempt(INFER, "finished", 9, 9.1)
+    running = attempt(OTHER_INFER, "running", 0, 2, 30.0)
+    states = by_name(graph, worked, copied, running, attempt(NORMALIZE, "failed", 0, 3))
+    assert [states[name].seconds for name in (INFER, OTHER_INFER, NORMALIZE, ENSEMBLE)] == [300.0, 150.0, 180.0, 0.0]

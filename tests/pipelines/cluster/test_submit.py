@@ -356,3 +356,21 @@ def test_multi_user_installations_get_the_namespace(
     submitting()
     assert server.experiments[0]["namespace"] == "cellsignal"
     assert server.asked("POST", "/upload$")[0].query["namespace"] == "cellsignal"
+
+
+def test_progress_is_printed_when_it_changes_and_not_at_every_report(
+    submitting: Submitting, server: KfpServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pipelines.run.display.QUIET_SECONDS", 0.0)
+    server.script = [["RUNNING"] * 12 + ["SUCCEEDED"]]
+    began, looks = datetime.now(UTC), []
+
+    def looked(run: dict[str, Any]) -> None:
+        looks.append(1)
+        done = {"what": "epochs", "done": len(looks) // 6, "total": 40}
+        report_task(store, key_of(run), state="running", kind="", started=began, updated=datetime.now(UTC), **done)
+
+    server.on_look, server.on_end = looked, submitting.results_of
+    shown = submitting(wait=True, out=Path("results"))
+    lines = re.findall(r"pretrain fold 1 tiny: (\d of 40 epochs)", shown)
+    assert lines == ["0 of 40 epochs", "1 of 40 epochs", "2 of 40 epochs"]
