@@ -434,7 +434,7 @@ def test_pods_of_a_terminated_start_that_linger_are_not_called_lost(
     key = key_of(server.runs[0])
     lingering = StatusReporter(follow.cluster.store.uri(""), key, {"step": "normalize"}, {"KFP_POD_NAME": "old"})
     follow.cluster.terminate(server.runs[0]["run_id"])
-    while follow.cluster.state(server.runs[0]["run_id"]) != "CANCELED":
+    while follow.cluster.state(server.runs[0]["run_id"]) != "FAILED":
         time.sleep(0.05)
     threading.Timer(2.0, lingering.stop).start()
     shown = follow()
