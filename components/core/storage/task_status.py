@@ -84,7 +84,7 @@ def report_status(address: str, run: str) -> None:
 
 
 class StatusReporter:
-    """Writes the status of one attempt, in a thread: a store that does not answer delays no work."""
+    """Writes the status of one attempt, in a thread: a store that does not answer delays at most the end of the task."""
 
     def __init__(
         self, address: str, run: str, labels: Mapping[str, Any], environment: Mapping[str, str] = os.environ
