@@ -107,8 +107,9 @@ def test_no_secret_is_an_argument(where: str):
 def test_ci_run_and_the_workflow_run_the_same_commands():
     here = "\n".join(script for where, script in SCRIPTS.items() if where.startswith("ci.yml"))
     for line in (ROOT / ".ci" / "run").read_text().splitlines():
-        if re.match(r"make |\.ci/|\.venv/", line):
-            assert line in here, line
+        # GitHub's jobs, each on its own machine, run the whole demo on S3 instead of comparing a fold of it.
+        if re.match(r"make |\.ci/|\.venv/", line) and "check_stores" not in line:
+            assert line.partition(" OPTIONS=")[0] in here, line
 
 
 def test_images_are_rebuilt_when_a_file_in_them_changes():
