@@ -82,7 +82,8 @@ Resubmit = Annotated[
         metavar="N",
         min=0,
         help="with --wait: how many times a failed run is submitted again, default 3; it resumes from finished work and "
-        "checkpoints. Bad input is never tried again",
+        "checkpoints. Bad input is never tried again. With 0 a run is still terminated if a task has failed and nothing else "
+        "makes progress",
     ),
 ]
 Timeout = Annotated[

@@ -28,15 +28,16 @@ from pipelines.options import (
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from components.core.config import RunConfig
     from components.core.storage.object_store import ObjectStore
-    from components.core.storage.runs import RecordedRun
-    from components.core.storage.task_status import TaskStatus
+    from components.core.storage.task_status import Attempt
+    from pipelines.cluster.pods import PodReader
     from pipelines.dag import TaskGraph
     from pipelines.task_states import TaskState
 
 REFRESH = 5.0
 """Seconds between two looks of --watch."""
+PODS_TRIED = 10
+"""Pods that are looked for, the last first, to find out a run's id in KFP."""
 _STYLES = {"running": "bold", "finished": "green", "failed": "red", "lost": "red", "waiting": "dim"}
 
 
@@ -105,7 +106,7 @@ def status(
         raise typer.Exit(3 if shown.state == "failed" else 0)
     in_place = watch and console.is_terminal
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") if in_place else nullcontext() as live:
-        line = ""
+        line, problem = "", ""
         while watch and not shown.ended:
             if live:
                 live.update(shown.render(), refresh=True)
@@ -114,9 +115,11 @@ def status(
                 print_line(console, f"{datetime.now():%H:%M:%S} {line}")
             time.sleep(REFRESH)
             try:
-                shown = followed.read()
-            except StepError as error:  # the store may answer the next time
-                print_line(console, str(error), "yellow")
+                shown, problem = followed.read(), ""
+            except (InputError, StepError) as error:  # the store may answer the next time, or credentials be renewed
+                if str(error) != problem:
+                    problem = str(error)
+                    print_line(console, problem, "yellow")
         if live:
             live.update(shown.render(), refresh=True)
         else:
@@ -160,6 +163,8 @@ class _RunState:
         from pipelines.run.display import duration
         from pipelines.task_states import summary
 
+        if not self.tasks:
+            return f"run {self.key}: no task has reported yet; `cellsignal runs` lists the runs of the store"
         planned = "" if self.planned else ", more once normalize has ended"
         quiet = self.state in ("failed", "waiting") and self.silence < math.inf
         last = f"; last report {duration(self.silence)} ago" if quiet else ""
@@ -186,7 +191,7 @@ class _RunState:
             progress = last.progress if last and each.state == "running" else ""
             seconds, node = (duration(each.seconds), last.node) if last else ("", "")
             table.add_row(each.task.name, state, progress, seconds, node)
-        lines: list[Any] = [Text(self.headline), table]
+        lines: list[Any] = [Text(self.headline), *([table] if self.tasks else [])]
         lines += [Text(f"{name}: {reason}", style="red") for name, reason in self.reasons.items()]
         lines += [Text(f"waiting: {self.waits}", style="dim")] if self.waits else []
         return Group(*lines)
@@ -198,14 +203,14 @@ class _FollowedRun:
 
     store: ObjectStore
     key: str
-    config: RunConfig | None  # with the cluster of its pods; None for the run's own
+    namespace: str  # of its pods; empty for the run's own
 
     def __post_init__(self) -> None:
         from components.core.storage.task_status import StatusReader
         from pipelines.cluster.pods import PodReader
 
         self._reader = StatusReader(self.store, self.key)
-        self._pods = PodReader(self.config.cluster.namespace) if self.config else None
+        self._pods: PodReader | None = PodReader(self.namespace) if self.namespace else None
         self._graph: TaskGraph | None = None
 
     @classmethod
@@ -213,52 +218,41 @@ class _FollowedRun:
         """The run that --run gives, else the most recently active one; InputError if there is none."""
         from components.core.config import RunConfig
         from components.core.storage.opening import open_existing
-        from components.core.storage.runs import read_runs
         from pipelines.run.folder import find_run
 
         known = find_run(name, any_kind=True) if name else None
         store = open_existing(known.store.address) if known and known.store.bucket else options.open()
         config = RunConfig.load(options.config, options.set or []) if options.config else None
-        if known:
-            key = known.key
-        else:
-            found = [run for run in read_runs(store) if config is None or _is_of(run, config.name)]
-            if not found:
-                which = f" of configuration {config.name}" if config else ""
-                raise InputError(
-                    f"{store.uri('')}: no run{which}; give --store, or --run as `cellsignal runs` lists them"
-                )
-            key = found[-1].key
-        return cls(store, key, config)
+        key = known.key if known else _newest(store, config.name if config else "")
+        if not key:
+            which = f" of configuration {config.name}" if config else ""
+            raise InputError(f"{store.uri('')}: no run{which}; give --store, or --run as `cellsignal runs` lists them")
+        return cls(store, key, config.cluster.namespace if config else "")
 
     def read(self) -> _RunState:
-        """The run's state now; InputError if there is no such run."""
+        """The run's state now."""
         from components.core.storage.runs import has_results
         from pipelines.task_states import task_states
 
         attempts = self._reader.read()
         if self._graph is None:
             self._graph = self._read_graph()
-        if self._graph is None and not attempts:
-            raise InputError(
-                f"--run {self.key}: no such run below {self.store.uri('')} (`cellsignal runs` lists the runs there)"
-            )
         tasks: list[TaskState] = task_states(self._graph or _reported(attempts), attempts)
         done = has_results(self.store, self.key)
         if done and not any(each.state == "running" for each in tasks):
             tasks = [each._replace(state="finished") for each in tasks]
         silence = min((each.silence for each in attempts), default=math.inf)
-        reasons, waits = self._explain(tasks)
+        reasons, waits = self._explain(tasks, attempts)
         return _RunState(self.key, tasks, self._graph is not None, done, silence, reasons, waits)
 
-    def _explain(self, tasks: Sequence[TaskState]) -> tuple[dict[str, str], str]:
+    def _explain(self, tasks: Sequence[TaskState], attempts: Sequence[Attempt]) -> tuple[dict[str, str], str]:
         """Why tasks failed or are lost, by name, and what pods wait for: with their pods, if this account may read them."""
         reasons = {each.task.name: each.failure for each in tasks if each.failure}
         open_tasks = any(each.ready and each.state not in ("finished", "running") for each in tasks)
-        latest = max((each.last for each in tasks if each.last and each.last.pod), key=_update_of, default=None)
-        if self._pods is None or self.config is None or not open_tasks or latest is None:
+        if self._pods is None or not open_tasks:
             return reasons, ""
-        run_id = self._pods.run_of(latest.pod)
+        last = sorted((each for each in attempts if each.status.pod), key=lambda each: each.silence)[:PODS_TRIED]
+        run_id = next(filter(None, (self._pods.run_of(each.status.pod) for each in last)), "")
         for each in tasks:
             if each.state == "lost" and each.last and run_id:
                 reasons[each.task.name] = self._pods.why_lost(each.last, run_id)
@@ -276,24 +270,24 @@ class _FollowedRun:
         except MissingObjectError:
             return None
         config = parse(RunConfig, record.config, f"run {self.key}")
-        if self.config is None and RECIPE in record.lineage:  # on a cluster
+        if not self._pods and RECIPE in record.lineage:  # on a cluster
             from pipelines.cluster.pods import PodReader
 
-            self.config, self._pods = config, PodReader(config.cluster.namespace)
+            # The record's configuration has no section `cluster`.
+            self._pods = PodReader(str(record.lineage.get("namespace") or config.cluster.namespace))
         return prediction_graph(record.prediction.folds) if record.prediction else training_graph(config)
 
 
-def _update_of(status: TaskStatus) -> datetime:
-    return status.updated
+def _newest(store: ObjectStore, name: str) -> str:
+    """Key of the most recently active run, of the configuration with a name unless that is empty; empty without any."""
+    from components.core.storage.run_records import RUNS, predicting_name
 
-
-def _is_of(run: RecordedRun, name: str) -> bool:
-    """Whether a run is of a configuration; by its key, if it has no record yet."""
-    from components.core.storage.run_records import predicting_name
-
-    if run.record:
-        return bool(run.record.config.get("name") == name)
-    return run.key.rpartition("-")[0] in (name, predicting_name(name))
+    active: dict[str, datetime] = {}
+    for found in store.scan(f"{RUNS}/"):
+        key, _, file = found.key.removeprefix(f"{RUNS}/").partition("/")
+        if file and (not name or key.rpartition("-")[0] in (name, predicting_name(name))):
+            active[key] = max(active.get(key, found.modified), found.modified)
+    return max(active, key=lambda key: (active[key], key), default="")
 
 
 def _reported(attempts: Sequence[Any]) -> TaskGraph:

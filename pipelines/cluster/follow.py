@@ -94,13 +94,15 @@ class RunFailure(NamedTuple):
         message: one line.
         error: the kind of error that it is for the user.
         final: whether another start would end alike, or is not wanted.
-        cancelled: whether somebody cancelled the run in KFP.
+        cancelled: whether the run was terminated by a user or another process.
+        fruitless: whether Kubeflow ended this start before a task finished in it.
     """
 
     message: str
     error: type[InputError] | type[StepError]
     final: bool
     cancelled: bool = False
+    fruitless: bool = False
 
 
 @dataclass
@@ -119,6 +121,7 @@ class Follower:
     _heard: float = 0.0  # when this start was first looked at, or the store last did not answer
     _silence: float = math.inf  # seconds since the last report of any task
     _stuck: bool = False  # at the last look
+    _finished: int = 0  # tasks, at the end of the last start
     _warned: set[str] = field(default_factory=set)
     _waits: tuple[str, float] = ("", -math.inf)  # the last plain line about them, and its time
 
@@ -168,7 +171,8 @@ class Follower:
             if state == "CANCELED":
                 return RunFailure(f"run {run_id} was cancelled", StepError, True, cancelled=True)
             if ended:
-                return RunFailure(self._explanation(run, broken), StepError, False)
+                before, self._finished = self._finished, sum(each.state == "finished" for each in states)
+                return RunFailure(self._explanation(run, broken), StepError, False, fruitless=self._finished <= before)
             if state != "CANCELING" and self._is_stuck(states, broken, run_id):
                 self._terminate(run_id, "a task has failed and nothing else makes progress", to_end)
                 return RunFailure(self._explanation(run, broken), StepError, False)
@@ -195,8 +199,9 @@ class Follower:
             states = [each._replace(state="finished") for each in states]
         for state in states:
             before = self._shown.get(state.task)
-            # A finished one may copy its outputs again.
-            if before is None or (before.state != "finished" and _progress(before) != _progress(state)):
+            if before is None or (
+                before.state != "finished" and before != state
+            ):  # a finished one may copy its outputs again
                 self._show(state, before, run.created_at)
                 self._shown[state.task] = state
         self._warn_of_failures(run, attempts, states)
@@ -300,12 +305,6 @@ class Follower:
         if (key or text) not in self._warned:
             self._warned.add(key or text)
             warn(self.contact.console, text)
-
-
-def _progress(state: TaskState) -> tuple[object, ...]:
-    """What is shown of a task's state: not the time of its last report."""
-    last = state.last
-    return state.state, last and (last.started, last.what, last.done, last.total)
 
 
 def warn(console: Console, text: str) -> None:

@@ -40,7 +40,7 @@ from pipelines.cluster.results import ClusterRun, fetch, report_of_failed
 from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.record import RECORD, check_pushed
 from pipelines.options import HOURS, print_line
-from pipelines.run.display import TaskDisplay
+from pipelines.run.display import TaskDisplay, duration
 from pipelines.run.folder import check_results_folder
 from pipelines.run.predict_request import PredictRequest, check_prediction
 
@@ -48,6 +48,8 @@ KFP_FOLDER = "kfp"
 """Prefix in the run's store under which Kubeflow keeps the artifacts that it passes from task to task."""
 RESUBMIT = 3
 """How many times a failed run is submitted again by default."""
+PAUSES = (0.0, 120.0, 600.0)
+"""Seconds before the first, the second and every further resubmission, if the last start finished no task: an outage may last."""
 SETTLE = 2.0
 """Seconds after a start, before looking for a run that another process started at the same moment."""
 
@@ -109,7 +111,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
             print_line(console, "to follow it and fetch its results: the same command with --wait")
             print_line(console, f"its progress: cellsignal status --run {run.store.uri(run_file(run.key, ''))} --watch")
             return
-        left = RESUBMIT if request.resubmit is None else request.resubmit
+        left = resubmissions = RESUBMIT if request.resubmit is None else request.resubmit
         with display:
             while failure := follower.follow(started):
                 contact.advice = advice  # following changed it
@@ -121,9 +123,14 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
                     continue
                 if failure.final or not left:
                     break
+                pause = PAUSES[min(resubmissions - left, len(PAUSES) - 1)] if failure.fruitless else 0.0
                 left -= 1
-                again = f"submitted again under the same key, {left} more if it fails again"
+                when = f" in {duration(pause)}" if pause else ""
+                again = f"submitted again under the same key{when}, {left} more if it fails again"
                 warn(console, f"{failure.message}; {again}")
+                contact.advice = f"run {run.key} has failed: the same command submits it again"
+                time.sleep(pause)
+                contact.advice = advice
                 started = contact.answered(submission.start)
     if failure is None:
         fetch(run, out, console)

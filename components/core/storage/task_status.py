@@ -187,7 +187,9 @@ class StatusReader:
                 version, at = changed[key]
                 self._known[key] = version, TaskStatus.model_validate_json(content), at
         attempts = [Attempt(status, now - at) for _, status, at in self._known.values()]
-        return sorted(attempts, key=lambda attempt: attempt.status.started)
+        attempts.sort(key=lambda attempt: attempt.status.started)
+        # With several GPUs, the process that starts the others reports for a leader that was killed: the same attempt.
+        return [*{(each.status.identity, each.status.pod or n): each for n, each in enumerate(attempts)}.values()]
 
 
 def finished_steps(store: ObjectStore, run: str) -> list[dict[str, Any]]:

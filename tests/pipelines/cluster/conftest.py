@@ -68,7 +68,8 @@ def screen(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str
 
 def be_quick(patch: pytest.MonkeyPatch) -> None:
     """Follows runs without long waits."""
-    for name, seconds in {"follow.POLL": 0.01, "follow.OUTAGE": 20.0, "submit.SETTLE": 0.0}.items():
+    times = {"follow.POLL": 0.01, "follow.OUTAGE": 20.0, "submit.SETTLE": 0.0, "submit.PAUSES": (0.0,)}
+    for name, seconds in times.items():
         patch.setattr(f"pipelines.cluster.{name}", seconds)
 
 

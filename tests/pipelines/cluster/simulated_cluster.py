@@ -261,9 +261,8 @@ class SimulatedCluster:
                 reporter.stop()
                 return self._break(run, pod, fault)
         if task.step == "normalize":
-            record = RunRecord.model_validate(
-                {"key": run.key, "config": self.config.model_dump(mode="json"), "lineage": _lineage(run)}
-            )
+            config = self.config.model_dump(mode="json", exclude={"cluster", "local"})  # as of the manifest
+            record = RunRecord(key=run.key, config=config, lineage=_lineage(run))
             self.store.put(run_file(run.key, RUN), record.to_json())
         reporter({"event": "finish"})
         return "succeeded"

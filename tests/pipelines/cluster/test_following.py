@@ -256,16 +256,16 @@ def test_a_run_is_not_submitted_again_with_resubmit_0(follow_a: Callable[..., Fo
     assert len(server.runs) == 1
 
 
-def test_resubmission_stops_at_its_default(follow_a: Callable[..., Following], server: KfpServer):
+def test_resubmission_stops_at_its_default(
+    follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(submission, "PAUSES", (0.0, 0.4, 0.6))
     follow = follow_a(faults={("normalize", n): "exit" for n in range(1, 9)})
     with pytest.raises(StepError, match=r"^normalize failed: CUDA error: lost; no report"):
         follow()
     assert len(server.runs) == 4
-    assert [int(left) for left in re.findall(r"submitted again under the same key, (\d) more", follow.shown)] == [
-        2,
-        1,
-        0,
-    ]
+    again = re.findall(r"submitted again under the same key(.*), (\d) more", follow.shown)
+    assert again == [("", "2"), (" in 0 s", "1"), (" in 1 s", "0")]
     assert follow.cluster.pods_of["normalize"] == 4
 
 
@@ -340,7 +340,7 @@ def test_time_left_counts_from_the_start_of_the_run_and_not_from_when_it_is_join
 
 
 def test_status_shows_what_pods_wait_for_and_how_they_ended(follow_a: Callable[..., Following]):
-    follow = follow_a(faults={(PRETRAIN, 1): "oom", (OTHER, 1): "image"}, pending=30.0)
+    follow = follow_a("cluster.namespace=lab", faults={(PRETRAIN, 1): "oom", (OTHER, 1): "image"}, pending=30.0)
     follow.submitting()
     key = key_of(follow.server.runs[0])
     command = ["status", "--run", f"{follow.cluster.store.uri('')}/runs/{key}"]
@@ -354,6 +354,12 @@ def test_status_shows_what_pods_wait_for_and_how_they_ended(follow_a: Callable[.
     )
     assert "waiting: 1 pretrain for its image" in done.stdout
     assert f"run {key} failed: 1 of 10 tasks finished, 1 lost, 8 waiting; last report" in done.stdout
+    asked = {request.path.split("/")[4] for request in follow.server.asked("GET", "^/api/v1/namespaces/")}
+    assert asked == {"lab"}, "the record has no section `cluster`"
+    (run,) = follow.cluster.runs.values()
+    run.pods = {name: pod for name, pod in run.pods.items() if pod["status"]["phase"] != "Failed"}
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "250"})
+    assert re.search(rf"^{PRETRAIN}: its pod .* was deleted$", done.stdout, re.MULTILINE)
 
 
 def test_without_kubeflows_cache_finished_tasks_are_counted_once(follow_a: Callable[..., Following], server: KfpServer):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RECIPE, RunRecord, cluster_run_key
 from components.core.storage.task_status import StatusReader
 from pipelines.cluster import follow
+from pipelines.cluster import submit as submission
 from tests.pipelines.cluster.conftest import Submitting, key_of, report_task
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer
 
@@ -181,10 +185,34 @@ def test_a_cancelled_run_ends_following_and_is_not_submitted_again(submitting: S
     assert len(server.runs) == 1
 
 
-def test_resubmit_resumes_under_the_same_key_until_it_succeeds(submitting: Submitting, server: KfpServer, store):
+def test_a_start_that_finished_nothing_is_followed_by_a_pause_that_ctrl_c_ends(
+    submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(submission, "PAUSES", (0.0, 60.0))
+    server.script = [["FAILED"]]
+    submitting.shown = io.StringIO()
+
+    def interrupt() -> None:
+        while "submitted again under the same key in 1 min 00 s, 0 more" not in submitting.shown.getvalue():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(ContactError, match=r"no longer followed; run .* has failed: the same command submits it again"):
+        submitting(wait=True, resubmit=2)
+    assert len(server.runs) == 2
+
+
+def test_resubmit_resumes_under_the_same_key_until_it_succeeds(
+    submitting: Submitting, server: KfpServer, store, monkeypatch: pytest.MonkeyPatch
+):
     server.script = [["FAILED"], ["FAILED"], ["SUCCEEDED"]]
+    monkeypatch.setattr(submission, "PAUSES", (60.0,))
 
     def end(run: dict[str, Any]) -> None:
+        # In each start a task finishes, so none is followed by a pause.
+        task = {"step": "normalize", "fold": None, "backbone": None} if len(server.runs) == 1 else {"fold": 0}
+        report_task(store, key_of(run), state="finished", kind="", **task)
         if run["state"] == "FAILED":
             report_task(store, key_of(run), kind="step", message=f"attempt {len(server.runs)}")
         else:

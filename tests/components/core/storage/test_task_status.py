@@ -185,3 +185,15 @@ def test_neither_an_outage_of_the_store_nor_a_wrong_clock_makes_an_attempt_look_
         assert time.monotonic() < end, "an attempt that stays silent is lost"
         time.sleep(0.05)
     reporter.stop()
+
+
+def test_the_last_report_about_a_task_from_a_pod_counts(tmp_path: Path) -> None:
+    """As of several GPUs: the leader is killed, and the process that has started it reports the failure."""
+    store = ObjectStore(tmp_path)
+    StatusReporter(store.uri(""), RUN, PRETRAIN, {"KFP_POD_NAME": "run-1"}).stop()
+    StatusReporter(store.uri(""), RUN, {**PRETRAIN, "fold": 3}, {"KFP_POD_NAME": "run-1"})({"event": "finish"})
+    launcher = StatusReporter(store.uri(""), RUN, PRETRAIN, {"KFP_POD_NAME": "run-1"})
+    launcher({"event": "failed", "kind": "step", "message": "a process was killed"})
+    StatusReporter(store.uri(""), RUN, PRETRAIN, {"KFP_POD_NAME": "run-2"}).stop()
+    found = [(each.status.fold, each.status.pod, each.status.state) for each in StatusReader(store, RUN).read()]
+    assert sorted(found) == [(2, "run-1", "failed"), (2, "run-2", "running"), (3, "run-1", "finished")]
