@@ -36,6 +36,8 @@ DETAILED = 12
 """Tasks of a run until its task details freeze."""
 LAUNCHER_FAILED = {"exitCode": 1, "reason": "Error"}
 """How the container of a step ends if its process failed or was killed."""
+GRACE = 0.6
+"""Seconds until a terminated run has ended."""
 MEMORY = "24Gi"
 """Limit of every pod, by whatever configuration."""
 PENDING = ("queue", "unschedulable", "image")
@@ -89,9 +91,9 @@ class SimulatedCluster:
     policy: Literal["OnError", "Always"] = "OnError"
     faults: dict[tuple[str, int], Fault] = field(default_factory=dict)
     may_read_pods: bool = True
-    backoff: float = 0.3
-    begin: float = 0.3
-    work: float = 0.1
+    backoff: float = 0.2
+    begin: float = 0.1
+    work: float = 0.05
     pending: float = 1.0
     slow: dict[str, float] = field(default_factory=dict)
     retries: int = 3
@@ -166,7 +168,7 @@ class SimulatedCluster:
                 succeeded = all([*loop.map(lambda fold: self._all_succeed(run, folds[fold]), folds)])
         succeeded = succeeded and self._all_succeed(run, rest)
         if run.terminated.is_set():
-            time.sleep(self.backoff)  # its pods end
+            time.sleep(GRACE)  # its pods end
         run.state = "SUCCEEDED" if succeeded and not run.terminated.is_set() else "FAILED"
 
     def _all_succeed(self, run: SimulatedRun, groups: Sequence[Group]) -> bool:

@@ -23,6 +23,7 @@ from components.core.storage import task_status
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.task_status import StatusReader, StatusReporter
 from pipelines.cli import app
+from pipelines.cluster import follow as following
 from pipelines.cluster import submit as submission
 from pipelines.dag import training_graph
 from pipelines.task_states import task_states
@@ -39,13 +40,11 @@ RXRX1 = [
 ]
 """Its shape: 60 tasks."""
 PRETRAIN, OTHER = "pretrain fold 0 tiny", "pretrain fold 1 tiny"
+POLICIES = ["OnError", pytest.param("Always", marks=pytest.mark.slow)]
 ALL_AT_ONCE = ["cluster.parallel_folds=9"]
 TIMES = {
     "components.core.storage.task_status.INTERVAL": 0.1,
-    "components.core.storage.task_status.SILENCE": 2.0,
     "pipelines.cluster.follow.POLL": 0.05,
-    "pipelines.cluster.follow.STUCK": 2.5,
-    "pipelines.cluster.follow.BLIND": 4.0,
     "pipelines.cluster.follow.WAITS_SHOWN": 0.2,
     "pipelines.cluster.pods.CACHED_SECONDS": 0.1,
     "pipelines.cluster.pods.UNSCHEDULABLE_SECONDS": 0.3,
@@ -89,7 +88,10 @@ class Following:
 def follow_a(
     submitting: Submitting, server: KfpServer, config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[..., Following]]:
-    """Makes a cluster for runs with changes of the configuration; by default 10 tasks, two folds of one backbone and cell type."""
+    """Makes a cluster for runs with changes of the configuration; by default 10 tasks, two folds of one backbone and cell type.
+
+    `silence` and `stuck` are seconds until a task counts as lost, and a run as stuck; by default longer than a test.
+    """
     for name, seconds in TIMES.items():
         monkeypatch.setattr(name, seconds)
     monkeypatch.setattr(task_status, "ObjectStore", functools.cache(ObjectStore))  # a client takes 50 ms
@@ -99,7 +101,10 @@ def follow_a(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     made: list[SimulatedCluster] = []
 
-    def make(*changes: str, **more: Any) -> Following:
+    def make(*changes: str, silence: float = 30.0, stuck: float = 60.0, **more: Any) -> Following:
+        monkeypatch.setattr(task_status, "SILENCE", silence)
+        for name in ("STUCK", "BLIND"):
+            monkeypatch.setattr(following, name, stuck)
         store = submitting.store
         settings = [f"store.bucket={BUCKET}", f"store.prefix={store.prefix}", "embeddings.enabled=false", *changes]
         submitting.config = config = RunConfig.load(str(config_file), settings)
@@ -112,7 +117,10 @@ def follow_a(
         cluster.stop()
 
 
-@pytest.mark.parametrize(("policy", "group"), [("OnError", "task"), ("Always", "task"), ("OnError", "fold")])
+@pytest.mark.parametrize(
+    ("policy", "group"),
+    [("OnError", "task"), pytest.param("Always", "task", marks=pytest.mark.slow), ("OnError", "fold")],
+)
 def test_a_run_of_60_tasks_shows_true_progress_and_survives_failures(
     follow_a: Callable[..., Following], server: KfpServer, policy: str, group: str
 ):
@@ -160,10 +168,12 @@ def first(faults: Mapping[str, str]) -> dict[tuple[str, int], str]:
     return {(task, 1): fault for task, fault in faults.items()}
 
 
-@pytest.mark.parametrize("policy", ["OnError", "Always"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_the_message_names_how_each_task_ended(follow_a: Callable[..., Following], server: KfpServer, policy: str):
     failing = {fold_task(n): fault for n, fault in enumerate(ENDS)}
-    follow = follow_a(f"folds.count={len(ENDS)}", *ALL_AT_ONCE, faults=first(failing), policy=policy)
+    follow = follow_a(
+        f"folds.count={len(ENDS)}", *ALL_AT_ONCE, faults=first(failing), policy=policy, silence=1.0, stuck=2.5
+    )
     shown = follow()
     for task, fault in failing.items():
         lines = [line for line in shown.splitlines() if re.match(f"{task} {ENDS[fault]}", line)]
@@ -178,7 +188,7 @@ def test_without_the_right_to_read_pods_the_message_is_true_and_the_run_ends_wel
     follow_a: Callable[..., Following], server: KfpServer
 ):
     failing = {fold_task(0): "oom", fold_task(1): "delete", fold_task(2): "node"}
-    follow = follow_a("folds.count=3", *ALL_AT_ONCE, faults=first(failing), may_read_pods=False)
+    follow = follow_a("folds.count=3", *ALL_AT_ONCE, faults=first(failing), may_read_pods=False, silence=1.0, stuck=2.5)
     shown = follow()
     sentence = (
         " was lost: it stopped reporting: its process was killed, or its pod or its node node-7 is gone; which of these is "
@@ -191,7 +201,7 @@ def test_without_the_right_to_read_pods_the_message_is_true_and_the_run_ends_wel
 
 def test_pods_that_cannot_start_and_what_they_wait_for_are_shown(follow_a: Callable[..., Following], server: KfpServer):
     failing = {fold_task(0): "image", fold_task(1): "unschedulable", fold_task(2): "queue"}
-    follow = follow_a("folds.count=3", *ALL_AT_ONCE, faults=first(failing))
+    follow = follow_a("folds.count=3", *ALL_AT_ONCE, faults=first(failing), pending=2.0, begin=0.6)
     shown = follow()
     image = (
         r"pretrain waits: the image of its pod cannot be pulled \(ImagePullBackOff: Back-off pulling image \"registry"
@@ -211,7 +221,7 @@ def test_other_branches_run_to_their_end_before_a_run_is_submitted_again(
 ):
     """Also a slow one: longer than the time after which a run counts as stuck."""
     failing = {(PRETRAIN, attempt): "exit" for attempt in range(1, 5)}  # with all retries
-    follow = follow_a(faults=failing, slow={OTHER: 3.4}, policy="Always")
+    follow = follow_a(faults=failing, slow={OTHER: 2.6}, policy="Always", stuck=1.2)
     shown = follow()
     assert len(re.findall(rf"{OTHER}: 2 of 2 sites", shown)) == 1, "an unchanged state is shown once"
     follow.succeeded_once()
@@ -220,18 +230,18 @@ def test_other_branches_run_to_their_end_before_a_run_is_submitted_again(
 
 def test_a_deleted_pod_is_left_to_kubeflow(follow_a: Callable[..., Following], server: KfpServer):
     """It counts as lost before it is retried."""
-    follow = follow_a(faults={(PRETRAIN, 1): "delete", (OTHER, 1): "delete"}, backoff=2.3)
+    follow = follow_a(faults={(PRETRAIN, 1): "delete", (OTHER, 1): "delete"}, backoff=2.0, silence=0.8, stuck=6.0)
     shown = follow()
     assert shown.count("was deleted") == 2
     follow.succeeded_once()
     assert (len(server.runs), follow.terminations()) == (1, 0)
 
 
-@pytest.mark.parametrize("policy", ["OnError", "Always"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_pod_that_waits_in_the_queue_is_progress(follow_a: Callable[..., Following], server: KfpServer, policy: str):
     """Even if nothing has reported for longer than the time after which a run counts as stuck."""
     queued = (OTHER, 1) if policy == "OnError" else (PRETRAIN, 2)
-    follow = follow_a(faults={(PRETRAIN, 1): "exit", queued: "queue"}, pending=3.4, policy=policy)
+    follow = follow_a(faults={(PRETRAIN, 1): "exit", queued: "queue"}, pending=3.0, policy=policy, stuck=1.2)
     follow()
     follow.succeeded_once()
     assert (len(server.runs), follow.terminations()) == (2 if policy == "OnError" else 1, 0), follow.shown
@@ -240,7 +250,7 @@ def test_a_pod_that_waits_in_the_queue_is_progress(follow_a: Callable[..., Follo
 def test_a_run_is_submitted_again_if_only_a_pod_that_cannot_start_is_left(
     follow_a: Callable[..., Following], server: KfpServer
 ):
-    follow = follow_a(faults={(PRETRAIN, 1): "exit", (OTHER, 1): "image"}, pending=60.0)
+    follow = follow_a(faults={(PRETRAIN, 1): "exit", (OTHER, 1): "image"}, pending=60.0, stuck=1.5)
     shown = follow()
     follow.succeeded_once()
     assert "a task has failed and nothing else makes progress; the run is being terminated" in shown
@@ -259,7 +269,7 @@ def test_a_run_is_not_submitted_again_with_resubmit_0(follow_a: Callable[..., Fo
 def test_resubmission_stops_at_its_default(
     follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(submission, "PAUSES", (0.0, 0.4, 0.6))
+    monkeypatch.setattr(submission, "PAUSES", (0.0, 0.2, 0.6))
     follow = follow_a(faults={("normalize", n): "exit" for n in range(1, 9)})
     with pytest.raises(StepError, match=r"^normalize failed: CUDA error: lost; no report"):
         follow()
@@ -279,12 +289,12 @@ def test_bad_input_ends_the_run_and_is_not_submitted_again(
     assert (len(server.runs), follow.terminations()) == (1, 1)
 
 
-@pytest.mark.parametrize("fault", ["oom", "node"])
+@pytest.mark.parametrize("fault", [pytest.param("oom", marks=pytest.mark.slow), "node"])
 def test_two_processes_that_follow_a_run_both_end_well(
     follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch, fault: str
 ):
     monkeypatch.setattr(submission, "interruptible", lambda _: contextlib.nullcontext())  # signals need the main thread
-    follow = follow_a(faults={(PRETRAIN, 1): fault})
+    follow = follow_a(faults={(PRETRAIN, 1): fault}, silence=1.0, stuck=2.0)
     submitting = follow.submitting
     others = [Submitting(server, submitting.config, submitting.screen, submitting.store) for _ in range(2)]
     shown: dict[int, str] = {}
@@ -329,9 +339,9 @@ def test_a_pod_that_fails_before_its_step_reports_is_explained(
 def test_time_left_counts_from_the_start_of_the_run_and_not_from_when_it_is_joined(
     follow_a: Callable[..., Following], server: KfpServer
 ):
-    follow = follow_a(slow={OTHER: 3.0})
+    follow = follow_a(slow={OTHER: 2.4})
     follow.submitting()
-    time.sleep(2.0)
+    time.sleep(1.4)
     shown = follow()
     assert len(server.runs) == 1
     left = next(line for line in shown.splitlines() if "started" in line and "about" in line)
@@ -340,7 +350,9 @@ def test_time_left_counts_from_the_start_of_the_run_and_not_from_when_it_is_join
 
 
 def test_status_shows_what_pods_wait_for_and_how_they_ended(follow_a: Callable[..., Following]):
-    follow = follow_a("cluster.namespace=lab", faults={(PRETRAIN, 1): "oom", (OTHER, 1): "image"}, pending=30.0)
+    follow = follow_a(
+        "cluster.namespace=lab", faults={(PRETRAIN, 1): "oom", (OTHER, 1): "image"}, pending=30.0, silence=1.0
+    )
     follow.submitting()
     key = key_of(follow.server.runs[0])
     command = ["status", "--run", f"{follow.cluster.store.uri('')}/runs/{key}"]
@@ -374,12 +386,12 @@ def test_without_kubeflows_cache_finished_tasks_are_counted_once(follow_a: Calla
 def test_a_store_that_answers_nobody_for_a_while_raises_no_false_alarm(
     follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ):
-    follow = follow_a(slow={PRETRAIN: 4.5, OTHER: 4.5})
+    follow = follow_a(slow={PRETRAIN: 3.2, OTHER: 3.2}, silence=0.9)
     put, scan = ObjectStore.put, ObjectStore.scan
     began = time.monotonic()
 
     def down() -> bool:
-        return bool(server.runs) and 1.5 < time.monotonic() - began < 4.2 and "pretrain" in follow.shown
+        return bool(server.runs) and 1.2 < time.monotonic() - began < 3.2 and "pretrain" in follow.shown
 
     def failing(work: Callable[..., Any]) -> Callable[..., Any]:
         def request(store: ObjectStore, key: str = "", *rest: Any, **more: Any) -> Any:
@@ -435,14 +447,14 @@ def test_pods_of_a_terminated_start_that_linger_are_not_called_lost(
     follow_a: Callable[..., Following], server: KfpServer
 ):
     """A pod works on for its grace period while the same command has started the run again."""
-    follow = follow_a(slow={OTHER: 3.0})
+    follow = follow_a(slow={OTHER: 2.4}, silence=0.8)
     follow.submitting()
     key = key_of(server.runs[0])
     lingering = StatusReporter(follow.cluster.store.uri(""), key, {"step": "normalize"}, {"KFP_POD_NAME": "old"})
     follow.cluster.terminate(server.runs[0]["run_id"])
     while follow.cluster.state(server.runs[0]["run_id"]) != "FAILED":
         time.sleep(0.05)
-    threading.Timer(2.0, lingering.stop).start()
+    threading.Timer(0.8, lingering.stop).start()
     shown = follow()
     assert len(server.runs) == 2
     assert "lost" not in shown
