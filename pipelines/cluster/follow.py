@@ -19,6 +19,7 @@ from rich.console import Console
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from components.core.errors import ContactError, InputError, StepError
+from components.core.storage import task_status
 from components.core.storage.task_status import Attempt, StatusReader, TaskStatus
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint
 from pipelines.cluster.pods import PodReader
@@ -234,13 +235,15 @@ class Follower:
     def _warn_of_failures(self, run: Any, attempts: Sequence[Attempt], states: Sequence[TaskState]) -> None:
         """Warns once of every attempt of this start that failed, or that was lost: there may be a later one already."""
         known = {each.task.name: each for each in states}
+        # If this machine's clock is wrong, attempts look silent at first, until each has reported again.
+        settled = run.state in ENDED or time.monotonic() - self._heard > 2 * task_status.INTERVAL
         for attempt, _ in attempts:
             state, key = known.get(attempt.task), f"{attempt.task} {attempt.started}"
             if state is None or attempt.updated < run.created_at or key in self._warned:
                 continue
             # A pod of an earlier start may still report while it is being deleted.
             lost = state.state == "lost" if attempt == state.last else attempt.started >= run.created_at
-            if attempt.state == "failed" or (attempt.state == "running" and lost):
+            if attempt.state == "failed" or (attempt.state == "running" and lost and settled):
                 self._warn_once(self._why(attempt, run.run_id), key)
 
     def _why(self, attempt: TaskStatus, run_id: str) -> str:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -459,3 +460,21 @@ def test_pods_of_a_terminated_start_that_linger_are_not_called_lost(
     assert len(server.runs) == 2
     assert "lost" not in shown
     assert "[10/10 tasks] report: done in" in shown
+
+
+def test_a_wrong_clock_makes_no_task_look_lost_in_a_run_that_is_joined(
+    follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(minutes=10)
+
+    follow = follow_a(slow={PRETRAIN: 1.5, OTHER: 1.5})
+    follow.submitting()
+    time.sleep(0.8)
+    monkeypatch.setattr(task_status, "datetime", Ahead)
+    shown = follow()
+    assert f"{OTHER}: started" in shown
+    assert "lost" not in shown
+    follow.succeeded_once()
