@@ -354,9 +354,10 @@ def test_status_shows_what_pods_wait_for_and_how_they_ended(follow_a: Callable[.
     follow = follow_a(
         "cluster.namespace=lab", faults={(PRETRAIN, 1): "oom", (OTHER, 1): "image"}, pending=30.0, silence=1.0
     )
-    follow.submitting()
-    key = key_of(follow.server.runs[0])
-    command = ["status", "--run", f"{follow.cluster.store.uri('')}/runs/{key}"]
+    printed = re.search(r"its progress: cellsignal (.*) --watch$", follow.submitting(), re.MULTILINE)
+    assert printed, follow.shown
+    key, command = key_of(follow.server.runs[0]), printed[1].split()
+    assert CliRunner().invoke(app, command).exit_code == 0, "nothing has reported yet"
     end = time.monotonic() + 30
     while "lost" not in (done := CliRunner().invoke(app, command, env={"COLUMNS": "250"})).output:
         assert time.monotonic() < end, done.output
