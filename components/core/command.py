@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from components.core.files import parse_folder, scheme_of
 def path_or_name(text: str | Path) -> str:
     """A path on this machine, or a name; file:///PATH becomes PATH. InputError for any other address."""
     text = str(text)
+    if not text:
+        raise InputError("is empty; write a path, or leave the option out")
     scheme = scheme_of(text)
     if scheme == "file":
         return str(parse_folder(text))
@@ -38,11 +41,13 @@ def local_path(text: str | Path) -> Path:
 def path_or_address(text: str | Path) -> str:
     """As `path_or_name`; an address in a bucket, s3:// or minio://, stays as it is."""
     text = str(text)
-    if text.startswith(("s3://", "minio://")):
+    if re.match(r"(s3|minio)://[^/]", text):
         return text
     try:
         return path_or_name(text)
     except InputError:
+        if not text:
+            raise
         raise InputError(f"{text}: write a path on this machine, file:///PATH or s3://BUCKET/KEY") from None
 
 

@@ -67,8 +67,10 @@ def step_jobs(
 
 
 def write_jobs(manifests: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
-    """Writes each file atomically."""
+    """Writes each file atomically; the Job of simulate that an earlier call left is removed if there is none now."""
     folder.mkdir(parents=True, exist_ok=True)
+    if "simulate" not in manifests:  # `kubectl apply -f FOLDER` would run it
+        (folder / "simulate.yaml").unlink(missing_ok=True)
     for name, documents in manifests.items():
         write_atomically(folder / f"{name}.yaml", as_text(documents))
 

@@ -59,12 +59,13 @@ class WorkflowSize:
         """What Argo compares with its limit."""
         return self.specification + self.nodes
 
-    def check(self) -> None:
-        """Raises InputError if Argo would refuse the workflow."""
+    def check(self, grouped: bool) -> None:
+        """Raises InputError if Argo would refuse the workflow; `grouped` is whether cluster.group is fold already."""
         if self.total > LIMIT:
+            group = "" if grouped else "set cluster.group fold, which makes fewer tasks, or "
             raise InputError(
                 f"cluster: a workflow of {self.tasks} tasks would need about {self.total / 1024:,.0f} KiB in Argo, which accepts "
-                f"{LIMIT // 1024:,}; set cluster.group fold, which makes fewer tasks, or train fewer folds or cell types at a time"
+                f"{LIMIT // 1024:,}; {group}train fewer folds or cell types at a time"
             )
 
 
