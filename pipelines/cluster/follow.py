@@ -200,9 +200,8 @@ class Follower:
             states = [each._replace(state="finished") for each in states]
         for state in states:
             before = self._shown.get(state.task)
-            if before is None or (
-                before.state != "finished" and before != state
-            ):  # a finished one may copy its outputs again
+            # A finished one may copy its outputs again.
+            if before is None or (before.state != "finished" and before != state):
                 self._show(state, before, run.created_at)
                 self._shown[state.task] = state
         self._warn_of_failures(run, attempts, states)
@@ -225,6 +224,7 @@ class Follower:
             shown = None
         if shown is None and state.state in ("running", "finished"):
             self.display.event({**event, "event": "start"})
+        # A sign of life is no news.
         last, earlier = state.last, before.last if before and shown else None
         if working and last and last.what and (earlier is None or last.progress != earlier.progress):
             self.display.event({**event, "event": "advance", "what": last.what, "done": last.done, "total": last.total})

@@ -52,6 +52,8 @@ PAUSES = (0.0, 120.0, 600.0)
 """Seconds before the first, the second and every further resubmission, if the last start finished no task: an outage may last."""
 SETTLE = 2.0
 """Seconds after a start, before looking for a run that another process started at the same moment."""
+LOOKS = 10
+"""How often, SETTLE apart, a process looks for the run that another one starts in place of one that it has terminated."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,9 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
         with display:
             while failure := follower.follow(started):
                 contact.advice = advice  # following changed it
-                if failure.cancelled:
-                    time.sleep(SETTLE)
-                if failure.cancelled and (other := contact.answered(submission.in_progress)):
-                    started = other  # another process that follows it has submitted it again
+                other = contact.answered(submission.successor) if failure.cancelled else None
+                if other is not None:  # another process that follows it has submitted it again
+                    started = other
                     print_line(console, f"{failure.message}; following run {started.run_id} of the same content")
                     continue
                 if failure.final or not left:
@@ -276,6 +277,14 @@ class _Submission:
                 raise
             warn(self.console, f"{error}; looking whether the run has started")
             return None
+
+    def successor(self) -> Any | None:
+        """The run in progress with the same content once another process has had time to start it after it terminated one."""
+        for _ in range(LOOKS):
+            time.sleep(SETTLE)
+            if (run := self.in_progress()) is not None:
+                return run
+        return None
 
     def in_progress(self) -> Any | None:
         """The oldest run of the same content that has not ended; None if there is none."""

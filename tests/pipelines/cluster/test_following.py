@@ -46,6 +46,7 @@ ALL_AT_ONCE = ["cluster.parallel_folds=9"]
 TIMES = {
     "components.core.storage.task_status.INTERVAL": 0.1,
     "pipelines.cluster.follow.POLL": 0.05,
+    "pipelines.cluster.submit.SETTLE": 0.1,
     "pipelines.cluster.follow.WAITS_SHOWN": 0.2,
     "pipelines.cluster.pods.CACHED_SECONDS": 0.1,
     "pipelines.cluster.pods.UNSCHEDULABLE_SECONDS": 0.3,
@@ -295,7 +296,7 @@ def test_two_processes_that_follow_a_run_both_end_well(
     follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch, fault: str
 ):
     monkeypatch.setattr(submission, "interruptible", lambda _: contextlib.nullcontext())  # signals need the main thread
-    follow = follow_a(faults={(PRETRAIN, 1): fault}, silence=1.0, stuck=2.0)
+    follow = follow_a(begin=1.0, slow={"report": 1.5}, faults={(PRETRAIN, 1): fault}, silence=1.0, stuck=2.0)
     submitting = follow.submitting
     others = [Submitting(server, submitting.config, submitting.screen, submitting.store) for _ in range(2)]
     shown: dict[int, str] = {}
