@@ -38,6 +38,8 @@ REFRESH = 5.0
 """Seconds between two looks of --watch."""
 PODS_TRIED = 10
 """Pods that are looked for, the last first, to find out a run's id in KFP."""
+BETWEEN_TASKS = 30.0
+"""Seconds after a task's end for which a run counts as running: the next task starts."""
 _STYLES = {"running": "bold", "finished": "green", "failed": "red", "lost": "red", "waiting": "dim"}
 
 
@@ -94,6 +96,7 @@ def status(
     from rich.live import Live
 
     from components.core.errors import StepError
+    from pipelines.cluster.follow import interruptible
 
     if watch and as_json:
         raise InputError("--json prints one state; leave --watch out, or run it repeatedly")
@@ -105,11 +108,12 @@ def status(
         print_json(store=followed.store.uri(""), run=followed.key, state=shown.state, tasks=rows)
         raise typer.Exit(3 if shown.state == "failed" else 0)
     in_place = watch and console.is_terminal
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") if in_place else nullcontext() as live:
+    live_table = Live(console=console, auto_refresh=False) if in_place else nullcontext()
+    with interruptible(lambda: "the run is not affected"), live_table as live:
         line, problem = "", ""
         while watch and not shown.ended:
             if live:
-                live.update(shown.render(), refresh=True)
+                live.update(shown.render(console.height), refresh=True)
             elif shown.headline != line:
                 line = shown.headline
                 print_line(console, f"{datetime.now():%H:%M:%S} {line}")
@@ -121,9 +125,8 @@ def status(
                     problem = str(error)
                     print_line(console, problem, "yellow")
         if live:
-            live.update(shown.render(), refresh=True)
-        else:
-            console.print(shown.render())
+            live.update("", refresh=True)
+        console.print(shown.render())
     raise typer.Exit(3 if shown.state == "failed" else 0)
 
 
@@ -141,13 +144,15 @@ class _RunState:
 
     @property
     def state(self) -> str:
-        """`running` if a task is, else `finished`, `failed`, or `waiting`."""
+        """`running` if a task is or has just ended, else `finished`, `failed`, or `waiting`."""
         states = {each.state for each in self.tasks}
         if "running" in states:
             return "running"
-        if self.done:
+        if self.done or (self.planned and states == {"finished"}):
             return "finished"
-        return "failed" if states & {"failed", "lost"} else "waiting"
+        if states & {"failed", "lost"}:
+            return "failed"
+        return "running" if self.silence < BETWEEN_TASKS else "waiting"
 
     @property
     def ended(self) -> bool:
@@ -170,8 +175,8 @@ class _RunState:
         last = f"; last report {duration(self.silence)} ago" if quiet else ""
         return f"run {self.key} {self.state}: {summary(self.tasks)}{planned}{last}"
 
-    def render(self) -> Group:
-        """The headline and a table with a line per task."""
+    def render(self, height: int | None = None) -> Group:
+        """The headline and a table with a line per task; if they do not fit into a height, only of those that run or failed."""
         from rich.box import SIMPLE_HEAD
         from rich.console import Group
         from rich.table import Table
@@ -184,7 +189,14 @@ class _RunState:
             table.add_column(name, no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
         table.add_column("node", overflow="fold")
-        for each in self.tasks:
+        shown, left_out = self.tasks, ""
+        if height is not None and len(self.tasks) + len(self.reasons) + 7 > height:
+            busy = [each for each in self.tasks if each.state in ("running", "failed", "lost")]
+            shown = busy[: max(1, height - len(self.reasons) - 7)]
+            left_out = (
+                f"{len(self.tasks) - len(shown)} more tasks; the whole table: without --watch, or in a higher terminal"
+            )
+        for each in shown:
             last = each.last
             state = Text(each.state + (f" ({each.attempts} attempts)" if each.attempts > 1 else ""))
             state.stylize(_STYLES[each.state])
@@ -192,6 +204,7 @@ class _RunState:
             seconds, node = (duration(each.seconds), last.node) if last else ("", "")
             table.add_row(each.task.name, state, progress, seconds, node)
         lines: list[Any] = [Text(self.headline), *([table] if self.tasks else [])]
+        lines += [Text(left_out, style="dim")] if left_out else []
         lines += [Text(f"{name}: {reason}", style="red") for name, reason in self.reasons.items()]
         lines += [Text(f"waiting: {self.waits}", style="dim")] if self.waits else []
         return Group(*lines)

@@ -316,11 +316,11 @@ def warn(console: Console, text: str) -> None:
 
 
 @contextlib.contextmanager
-def interruptible(contact: Contact) -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise ContactError: they end the waiting, never the run."""
+def interruptible(advice: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise ContactError with advice: they end the waiting, never the run."""
 
     def leave(_signal: int, _frame: object) -> None:
-        raise ContactError(f"no longer followed; {contact.advice}")
+        raise ContactError(f"no longer followed; {advice()}")
 
     earlier = {each: signal.signal(each, leave) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -106,7 +106,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     text = compiled(run.config, run.graph, run.images.references, run.lineage)
     display = TaskDisplay(run.config, run.graph.counts(), console)
     follower = Follower(endpoint, run, contact, display, PodReader(run.config.cluster.namespace))
-    with interruptible(contact):
+    with interruptible(lambda: contact.advice):
         submission = contact.answered(lambda: _Submission(run, text, endpoint, console))
         started = contact.answered(submission.start)
         if not request.wait:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,10 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from components.core.config import RunConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import ContactError, InputError, StepError
 from components.core.storage import task_status
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RECIPE, RunRecord, run_file
@@ -230,8 +233,32 @@ def test_watch_follows_until_the_run_ends(store: ObjectStore, tmp_path: Path, mo
     heads = [row.split(" ", 1)[1].partition(";")[0] for row in rows_of(done) if f" run {KEY}" in row]
     assert done.exit_code == 0
     assert heads[0] == f"run {KEY} running: 0 of 10 tasks finished, 1 running, 9 waiting"
-    assert f"run {KEY} waiting: 1 of 10 tasks finished, 9 waiting" in heads
+    assert f"run {KEY} running: 1 of 10 tasks finished, 9 waiting" in heads, "between two tasks"
     assert rows_of(done).count(f"run {KEY} finished: 10 of 10 tasks finished") == 1, "the table comes last"
+
+
+def test_ctrl_c_ends_watching_and_nothing_else(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "REFRESH", 0.05)
+    record(store)
+    report(store, "normalize", "running", minutes_ago=0)
+    interrupt = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    interrupt.start()
+    with pytest.raises(ContactError, match="no longer followed; the run is not affected"):
+        CliRunner().invoke(app, ["status", "--watch", "--store", store.uri("")], catch_exceptions=False)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_table_higher_than_the_terminal_shows_the_tasks_at_work(store: ObjectStore) -> None:
+    record(store)
+    report(store, "normalize", "running")
+    state = status._FollowedRun(store, KEY, None).read()
+    for height, lines in ((40, 10), (12, 1)):
+        console = Console(file=io.StringIO(), width=100)
+        console.print(state.render(height))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert len(re.findall(r"^ \w+( fold \d)?( \w+)? +(running|waiting)", shown, re.MULTILINE)) == lines
+        assert ("9 more tasks" in shown) == (lines == 1)
 
 
 @pytest.mark.parametrize("pod", ["", "run-pretrain-1"])
