@@ -174,7 +174,7 @@ def first(faults: Mapping[str, str]) -> dict[tuple[str, int], str]:
 def test_the_message_names_how_each_task_ended(follow_a: Callable[..., Following], server: KfpServer, policy: str):
     failing = {fold_task(n): fault for n, fault in enumerate(ENDS)}
     follow = follow_a(
-        f"folds.count={len(ENDS)}", *ALL_AT_ONCE, faults=first(failing), policy=policy, silence=1.0, stuck=2.5
+        f"folds.count={len(ENDS)}", *ALL_AT_ONCE, faults=first(failing), policy=policy, silence=0.8, stuck=1.8
     )
     shown = follow()
     for task, fault in failing.items():
@@ -190,7 +190,7 @@ def test_without_the_right_to_read_pods_the_message_is_true_and_the_run_ends_wel
     follow_a: Callable[..., Following], server: KfpServer
 ):
     failing = {fold_task(0): "oom", fold_task(1): "delete", fold_task(2): "node"}
-    follow = follow_a("folds.count=3", *ALL_AT_ONCE, faults=first(failing), may_read_pods=False, silence=1.0, stuck=2.5)
+    follow = follow_a("folds.count=3", *ALL_AT_ONCE, faults=first(failing), may_read_pods=False, silence=0.8, stuck=1.8)
     shown = follow()
     sentence = (
         " was lost: it stopped reporting: its process was killed, or its pod or its node node-7 is gone; which of these is "
@@ -243,7 +243,7 @@ def test_a_deleted_pod_is_left_to_kubeflow(follow_a: Callable[..., Following], s
 def test_a_pod_that_waits_in_the_queue_is_progress(follow_a: Callable[..., Following], server: KfpServer, policy: str):
     """Even if nothing has reported for longer than the time after which a run counts as stuck."""
     queued = (OTHER, 1) if policy == "OnError" else (PRETRAIN, 2)
-    follow = follow_a(faults={(PRETRAIN, 1): "exit", queued: "queue"}, pending=3.0, policy=policy, stuck=1.2)
+    follow = follow_a(faults={(PRETRAIN, 1): "exit", queued: "queue"}, pending=2.5, policy=policy, stuck=1.0)
     follow()
     follow.succeeded_once()
     assert (len(server.runs), follow.terminations()) == (2 if policy == "OnError" else 1, 0), follow.shown
@@ -281,7 +281,7 @@ def test_resubmission_stops_at_its_default(
     assert follow.cluster.pods_of["normalize"] == 4
 
 
-@pytest.mark.parametrize("policy", ["OnError", "Always"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_bad_input_ends_the_run_and_is_not_submitted_again(
     follow_a: Callable[..., Following], server: KfpServer, policy: str
 ):
@@ -296,7 +296,7 @@ def test_two_processes_that_follow_a_run_both_end_well(
     follow_a: Callable[..., Following], server: KfpServer, monkeypatch: pytest.MonkeyPatch, fault: str
 ):
     monkeypatch.setattr(submission, "interruptible", lambda _: contextlib.nullcontext())  # signals need the main thread
-    follow = follow_a(begin=1.0, slow={"report": 1.5}, faults={(PRETRAIN, 1): fault}, silence=1.0, stuck=2.0)
+    follow = follow_a(begin=1.0, slow={"report": 1.5}, faults={(PRETRAIN, 1): fault}, silence=0.8, stuck=1.6)
     submitting = follow.submitting
     others = [Submitting(server, submitting.config, submitting.screen, submitting.store) for _ in range(2)]
     shown: dict[int, str] = {}
