@@ -338,6 +338,7 @@ def test_a_pod_that_fails_before_its_step_reports_is_explained(
     assert follow.terminations() == 0
 
 
+@pytest.mark.slow
 def test_time_left_counts_from_the_start_of_the_run_and_not_from_when_it_is_joined(
     follow_a: Callable[..., Following], server: KfpServer
 ):
@@ -446,6 +447,7 @@ def test_the_same_command_resumes_a_run_that_has_failed_for_good(follow_a: Calla
     assert (len(server.runs), follow.cluster.pods_of["normalize"]) == (2, 1)
 
 
+@pytest.mark.slow
 def test_pods_of_a_terminated_start_that_linger_are_not_called_lost(
     follow_a: Callable[..., Following], server: KfpServer
 ):
