@@ -191,7 +191,6 @@ class PodReader:
     def _request(self, request: Callable[[Any], Any]) -> Any:
         """The response of the Kubernetes API; None without one. A refusal ends all requests."""
         import urllib3
-        import yaml
         from kubernetes import client, config
 
         if self.refusal:
@@ -204,7 +203,7 @@ class PodReader:
                 self.refusal = f"{error.status} {error.reason}"
             if error.status == 401:  # credentials may have expired: they are read again
                 self._api = None
-        except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
+        except (config.ConfigException, OSError, ValueError) as error:
             self.refusal = " ".join(str(error).split()) or type(error).__name__
         except urllib3.exceptions.HTTPError:
             pass  # it may answer the next time
@@ -215,15 +214,21 @@ def kubernetes_api() -> Any:
     """The Kubernetes API by the user's kubeconfig, or in a pod by its service account; a request makes one attempt.
 
     Raises:
-        kubernetes.config.ConfigException: there is neither.
+        kubernetes.config.ConfigException: there is neither, or the kubeconfig cannot be used; names it.
     """
+    import yaml
     from kubernetes import client, config
 
     file = os.environ.get("KUBECONFIG")
-    if "KUBERNETES_SERVICE_HOST" in os.environ and not file:
-        config.load_incluster_config()
-    else:
-        config.load_kube_config(file)
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and not file:
+            config.load_incluster_config()
+        else:
+            config.load_kube_config(file)
+    except (config.ConfigException, OSError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        name = f"KUBECONFIG {file}" if file else "~/.kube/config"
+        raise config.ConfigException(f"{name} cannot be used ({reason})") from None
     settings = client.Configuration.get_default_copy()
     settings.retries = 0
     return client.CoreV1Api(client.ApiClient(settings))
