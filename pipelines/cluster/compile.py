@@ -54,9 +54,9 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     for remark in (*remarks, *lineage["warnings"]):
         print_line(console, f"warning: {remark}", "yellow")
     size = workflow_size(text)
-    print_line(console, f"{out}: {len(text.encode()) / 1024:.0f} KiB, recipe {lineage[RECIPE][:12]}")
+    print_line(console, f"{out}: {len(text.encode()) / 1000:.0f} kB, recipe {lineage[RECIPE][:12]}")
     print_line(
-        console, f"{size.tasks} tasks, about {size.total // 1024} of {LIMIT // 1024} KiB in Argo with some retries"
+        console, f"{size.tasks} tasks, about {size.total // 1000} of {LIMIT // 1000} kB in Argo with some retries"
     )
 
 

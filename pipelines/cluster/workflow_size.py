@@ -64,8 +64,8 @@ class WorkflowSize:
         if self.total > LIMIT:
             group = "" if grouped else "set cluster.group fold, which makes fewer tasks, or "
             raise InputError(
-                f"cluster: a workflow of {self.tasks} tasks would need about {self.total / 1024:,.0f} KiB in Argo, which accepts "
-                f"{LIMIT // 1024:,}; {group}train fewer folds or cell types at a time"
+                f"cluster: a workflow of {self.tasks} tasks would need about {self.total / 1000:,.0f} kB in Argo, which accepts "
+                f"{LIMIT // 1000:,}; {group}train fewer folds or cell types at a time"
             )
 
 

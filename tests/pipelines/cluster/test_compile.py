@@ -205,7 +205,7 @@ def test_the_command_writes_the_file_and_warns(config_file: Path, tmp_path: Path
     assert done.exit_code == 0, done.output
     assert "warning: pretrain, finetune, pseudo_label may run on spot nodes" in done.output
     assert "pipeline.yaml: " in done.output
-    assert re.search(r"\d+ tasks, about \d+ of 1024 KiB in Argo", done.output), done.output
+    assert re.search(r"\d+ tasks, about \d+ of 1048 kB in Argo", done.output), done.output
     spec, _ = yaml.load_all((tmp_path / "pipeline.yaml").read_text(), yaml.CSafeLoader)
     lineage = json.loads(spec["root"]["inputDefinitions"]["parameters"]["lineage"]["defaultValue"])
     assert lineage["image_digests"] == RECORD.references

@@ -62,6 +62,6 @@ def test_ten_folds_of_two_backbones_and_six_cell_types_fit_and_a_larger_workflow
     assert large.tasks == 154
     assert large.total < 0.9 * LIMIT
     with pytest.raises(
-        InputError, match=r"a workflow of 294 tasks would need about 1,\d{3} KiB in Argo.*cluster\.group fold"
+        InputError, match=r"a workflow of 294 tasks would need about 1,\d{3} kB in Argo.*cluster\.group fold"
     ):
         size("folds.count=20", cell_types)
