@@ -53,11 +53,10 @@ lock-images: $(VENV)/.installed  ## docker/*.lock from pyproject.toml and constr
 	$(LOCK) pyproject.toml --extra train \
 		$$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' docker/cpu.lock) --output-file docker/gpu.lock
 
-# Python compiles the modules that it imports; pip would compile all of torch, which takes as long as the rest.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[train,docker,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,docker,dev]"
 	touch $@
 
 clean:  ## the environment and the runs; the object store in the user's cache folder stays

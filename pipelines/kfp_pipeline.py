@@ -13,7 +13,7 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from components.assign.component import assign
-from components.core.config import RunConfig, result_config
+from components.core.config import RunConfig
 from components.core.storage.run_records import task_name
 from components.ensemble.component import ensemble
 from components.finetune.component import finetune
@@ -97,7 +97,9 @@ def cluster_pipeline(config: RunConfig, graph: TaskGraph, images: Mapping[str, s
         made.set_display_name(task_name(" and ".join(dict.fromkeys(steps)), None, task.cell_type, backbone))
 
     groups = graph.groups() if config.cluster.group == "fold" else [(task,) for task in graph.tasks]
-    return _pipeline(config, graph, groups, lineage, result_config(config), config.cluster.parallel_folds, settings)
+    # Pods may request more, as after a lack of memory, without another manifest, which Kubeflow's cache would not know.
+    read = config.model_dump_json(exclude={"cluster", "local"})
+    return _pipeline(config, graph, groups, lineage, read, config.cluster.parallel_folds, settings)
 
 
 def _pipeline(

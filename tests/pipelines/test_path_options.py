@@ -68,7 +68,7 @@ def test_every_path_option_understands_addresses_or_refuses_them(name: str):
         several = option.multiple
         (found,) = (option.process_value(context, [text] if several else text) for text in ["file:///lab%20data/x"])
         assert [str(each) for each in (found if several else [found])] == ["/lab data/x"]
-        refused = ["gs://bucket/key", "s3:/bucket/key", "file://host/key"]
+        refused = ["gs://bucket/key", "s3:/bucket/key", "file://host/key", "s3:///key", ""]
         if parser is path_or_address:
             assert parser("s3://bucket/key") == "s3://bucket/key"
         else:
