@@ -1,4 +1,4 @@
-"""Several steps as one component of KFP, for `cluster.group: fold`. What a step leaves for the next stays in the pod."""
+"""Several steps as one component of KFP, here and with `cluster.group: fold`. What one leaves for the next stays in its process."""
 
 from typing import List  # noqa: UP035 - KFP reads parameter types by their typing names
 

@@ -1,7 +1,7 @@
 """The DAG as a KFP pipeline, for this machine and for a cluster. Imports kfp, never torch.
 
 The tasks of all folds become one ParallelFor over the folds, cell types and backbones are unrolled, and one Collected per cell
-type feeds ensemble: kfp.local and clusters both run this shape. On a cluster a group of the DAG's tasks may be one task of KFP.
+type feeds ensemble: kfp.local and clusters both run this shape. A group of the DAG's tasks may be one task of KFP.
 KFP reads the annotations of the pipelines below, so this module must not use `from __future__ import annotations`.
 """
 
@@ -57,8 +57,11 @@ TaskSettings = Callable[[dsl.PipelineTask, Group], object]
 """Applies the settings of the machine or cluster to a task of KFP."""
 
 
-def local_pipeline(config: RunConfig, graph: TaskGraph, grouped: bool = False) -> BaseComponent:
-    """The pipeline of a run's DAG for this machine, for a test also with `grouped` tasks.
+def local_pipeline(config: RunConfig, graph: TaskGraph, containers: bool = False) -> BaseComponent:
+    """The pipeline of a run's DAG for this machine.
+
+    As processes, a group of tasks is one, since each start costs seconds and kfp.local runs them one after another anyway.
+    Containers run single tasks, each within the limits of its own step.
 
     Its parameters are source, fingerprint, truth and lineage; with model, experiments and any_cell_type if it predicts new plates.
     """
@@ -68,7 +71,7 @@ def local_pipeline(config: RunConfig, graph: TaskGraph, grouped: bool = False) -
         if group[0].step in ("normalize", "report"):
             made.set_caching_options(enable_caching=False)
 
-    groups = graph.groups() if grouped else [(task,) for task in graph.tasks]
+    groups = [(task,) for task in graph.tasks] if containers else graph.groups()
     return _pipeline(config, graph, groups, "{}", config.model_dump_json(), config.local.parallel_folds, uncached)
 
 

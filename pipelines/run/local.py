@@ -310,7 +310,7 @@ def main(out: Path, parent: int) -> int:
     arguments = run.prediction.parameters() if run.prediction else {}
     arguments |= {"source": folder.source(run.screen), "fingerprint": "", "truth": str(folder.truth(run) or "")}
     try:
-        local_pipeline(run.config, run.graph)(**arguments, lineage=json.dumps(run.lineage))
+        local_pipeline(run.config, run.graph, run.containers)(**arguments, lineage=json.dumps(run.lineage))
     except RuntimeError as error:
         print(f"pipeline failed: {error}", file=sys.stderr)  # noqa: T201
         return 3

@@ -33,7 +33,7 @@ from pipelines.kfp_pipeline import local_pipeline
 
 config, out = RunConfig.load(sys.argv[1]), sys.argv[2]
 local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=out, enable_caching=False)
-pipeline = local_pipeline(config, training_graph(config), grouped=True)
+pipeline = local_pipeline(config, training_graph(config))
 pipeline(source=sys.argv[3], fingerprint="", lineage='{"run": "grouped"}')
 """
 SMALL = "{name: other, stem: 4, second_stride: 2, entry: [4, 6], middle_blocks: 0, exit: [6, 8, 8]}"

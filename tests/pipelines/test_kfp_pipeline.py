@@ -48,7 +48,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory):
     def build(*changes: str) -> Compiled:
         file = tmp_path_factory.mktemp("pipeline") / "training.yaml"
         config = RunConfig.load("demo", changes)
-        compiler.Compiler().compile(local_pipeline(config, training_graph(config)), str(file))
+        compiler.Compiler().compile(local_pipeline(config, training_graph(config), containers=True), str(file))
         return Compiled(file)
 
     return build
