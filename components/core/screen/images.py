@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from components.core.config import CHANNELS
 from components.core.errors import InputError, one_line, shortened
-from components.core.screen.png import BadPngError, check_png, decode_png
+from components.core.screen.plane_header import BadImageError
+from components.core.screen.planes import checksums, decode_plane, plane_header
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import Plate
 
@@ -162,12 +163,14 @@ def read_image(
         InputError: the file is truncated, damaged or of another kind or size; names file, channel and well.
     """
     try:
-        checksums = check_png(content, size)
-        if out_HW is not None:
-            decode_png(content, out_HW)
-    except BadPngError as error:
+        found = checksums(content)
+        if out_HW is None:
+            plane_header(content).check((size, size), "uint8", 0)
+        else:
+            decode_plane(content, 0, out_HW)
+    except BadImageError as error:
         raise _bad_image(source, folder, site, channel, error) from None
-    return checksums.hex()
+    return found
 
 
 def _bad_image(source: ScreenSource, folder: str, site: SiteFiles, channel: int, reason: object) -> InputError:

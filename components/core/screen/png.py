@@ -17,96 +17,107 @@ from functools import lru_cache
 
 import numpy as np
 from imagecodecs import DeflateError, PngError, deflate_adler32, deflate_crc32, deflate_decode, png_decode
-from kornia_rs.io import decode_image_png_u8
+from kornia_rs.io import decode_image_png_u8, decode_image_png_u16
 from numpy.typing import NDArray
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, PlaneHeader
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOUR_AT = 25
+"""Position of the colour type in a file."""
 _STORED = 2**16 - 1
 """Most bytes of a stored (uncompressed) block of a zlib stream."""
-_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+_GREY, _RGB, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
+_SAMPLES = {_GREY: 1, _RGB: 3, _GREY_ALPHA: 1, _RGB_ALPHA: 3}
+"""Planes by colour type; transparency is none."""
+_COLOURS = {_GREY: "grey", _RGB: "RGB", 3: "palette", _GREY_ALPHA: "grey with alpha", _RGB_ALPHA: "RGB with alpha"}
 
 
-class BadPngError(ValueError):
-    """Why the bytes are not a readable 8-bit grey PNG of the expected size; the caller adds the file's name."""
+def png_header(data: bytes) -> PlaneHeader:
+    """The form of the planes, one of a grey picture and three of RGB.
+
+    Raises:
+        BadImageError: no header, or pixels that are not 8 or 16 bit.
+    """
+    if len(data) < len(SIGNATURE) + 25:
+        raise BadImageError(f"the file is truncated; {COPY_AGAIN}")
+    length, kind, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, len(SIGNATURE))
+    if (length, kind) != (13, b"IHDR"):
+        raise BadImageError(f"the file is damaged (its header is misplaced or of a wrong length); {COPY_AGAIN}")
+    if depth not in (8, 16) or colour not in _SAMPLES:
+        raise BadImageError(
+            f"expected an 8- or 16-bit grey or RGB image, found {depth}-bit {_COLOURS.get(colour, f'colour type {colour}')}; "
+            "export the channel as grey"
+        )
+    return PlaneHeader((height, width), "uint8" if depth == 8 else "uint16", _SAMPLES[colour])
 
 
-def check_png(data: bytes, size: int) -> bytes:
-    """Checks everything that is visible without decompressing; `size` is the expected side, pixels.
+def check_png(data: bytes) -> bytes:
+    """Checks everything that is visible without decompressing.
 
     Returns:
         The file's own CRC-32 checksums, one a PNG chunk, all verified: files of the same size and checksums count as the
         same. They cost nothing extra; a digest of the bytes would cost 2 % of packing.
 
     Raises:
-        BadPngError: not a PNG, truncated, damaged, or not 8-bit grey of the expected size.
+        BadImageError: not a PNG, truncated or damaged.
 
     Source: PNG specification (ISO/IEC 15948), chunk layout.
     """
     if not data:
-        raise BadPngError("the file is empty; copy it again")
-    if not data.startswith(_SIGNATURE):
-        cut = _SIGNATURE.startswith(data)
-        raise BadPngError("the file is truncated; copy it again" if cut else "the file is not a PNG")
-    view = memoryview(data)
-    position, kind, has_pixels = len(_SIGNATURE), b"", False
+        raise BadImageError("the file is empty; copy it again")
+    if not data.startswith(SIGNATURE):
+        cut = SIGNATURE.startswith(data)
+        raise BadImageError("the file is truncated; copy it again" if cut else "the file is not a PNG")
+    position, kind, has_pixels = len(SIGNATURE), b"", False
     checksums = []
     while kind != b"IEND":
         if position + 12 > len(data):
-            raise BadPngError("the file is truncated; copy it again")
+            raise BadImageError("the file is truncated; copy it again")
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
-            raise BadPngError("the file is truncated; copy it again")
+            raise BadImageError("the file is truncated; copy it again")
         checksums.append(data[end - 4 : end])
         if deflate_crc32(data[position + 4 : end - 4]) != int.from_bytes(checksums[-1], "big"):
-            raise BadPngError("the file is damaged (a checksum does not match); copy it again")
-        if (kind == b"IHDR") != (position == len(_SIGNATURE)):
-            raise BadPngError("the file is damaged (its header is misplaced); copy it again")
-        if kind == b"IHDR":
-            _check_header(bytes(view[position + 8 : end - 4]), size)
+            raise BadImageError("the file is damaged (a checksum does not match); copy it again")
+        if (kind == b"IHDR") != (position == len(SIGNATURE)):
+            raise BadImageError("the file is damaged (its header is misplaced); copy it again")
         has_pixels = has_pixels or kind == b"IDAT"
         position = end
     if position != len(data) or not has_pixels:
         problem = "there is data after its end" if has_pixels else "it holds no pixels"
-        raise BadPngError(f"the file is damaged ({problem}); copy it again")
+        raise BadImageError(f"the file is damaged ({problem}); copy it again")
     return b"".join(checksums)
 
 
-def _check_header(header: bytes, size: int) -> None:
-    if len(header) != 13:
-        raise BadPngError("the file is damaged (its header has a wrong length); copy it again")
-    width, height, depth, colour = struct.unpack_from(">IIBB", header)
-    if colour != 0 or depth != 8:
-        raise BadPngError(
-            f"expected an 8-bit grey image, found {depth}-bit {_COLOURS.get(colour, f'colour type {colour}')}; "
-            "export the channel as 8-bit grey"
-        )
-    if (width, height) != (size, size):
-        raise BadPngError(
-            f"expected {size}x{size} pixels, found {width}x{height}; resize the images, or train with another screen.image_size"
-        )
-
-
-def decode_png(data: bytes, out_HW: NDArray[np.uint8]) -> None:
-    """Decodes a PNG that `check_png` accepted.
+def decode_png(data: bytes, index: int, out_HW: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    """Decodes a plane of a PNG that `check_png` accepted.
 
     Raises:
-        BadPngError: the compressed stream is broken although its checksums match.
+        BadImageError: another form than the array's, or the compressed stream is broken although its checksums match.
     """
-    stream = _plain_stream(data)
+    header = png_header(data)
+    height, width = out_HW.shape
+    header.check((height, width), PIXEL_TYPES[out_HW.dtype], index)
+    grey = data[_COLOUR_AT] == _GREY
+    stream = _plain_stream(data) if grey else None
     if stream is not None and _decode_stream(stream, out_HW):
         return
     try:
-        png_decode(data, out=out_HW)
+        if grey:
+            png_decode(data, out=out_HW)
+        else:
+            out_HW[:] = png_decode(data)[..., index]
     except (PngError, ValueError) as error:
-        raise BadPngError(f"the image data cannot be decoded ({error}); copy or export the file again") from None
+        raise BadImageError(f"the image data cannot be decoded ({error}); copy or export the file again") from None
 
 
 def _plain_stream(data: bytes) -> bytes | None:
     """The compressed rows of an image; None if they are interlaced, or other chunks change the pixels."""
     if any(data[26:29]):  # the header's methods of compression, filtering and interlacing
         return None
-    position, before = len(_SIGNATURE), b""
+    position, before = len(SIGNATURE), b""
     parts: list[bytes] = []
     while position < len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -122,21 +133,23 @@ def _plain_stream(data: bytes) -> bytes | None:
 _scratch = threading.local()
 
 
-def _decode_stream(stream: bytes, out_HW: NDArray[np.uint8]) -> bool:
+def _decode_stream(stream: bytes, out_HW: NDArray[np.uint8] | NDArray[np.uint16]) -> bool:
     """Decodes compressed rows; returns False, with `out_HW` undefined, if they are not exactly one image."""
-    size = len(out_HW)
+    (height, width), depth = out_HW.shape, out_HW.itemsize
+    size = height * (width * depth + 1)  # a filter's number before each row
     filtered: bytearray | None = getattr(_scratch, "filtered", None)
-    if filtered is None or len(filtered) != size * (size + 1):  # a filter's number before each row
-        filtered = _scratch.filtered = bytearray(size * (size + 1))
+    if filtered is None or len(filtered) != size:
+        filtered = _scratch.filtered = bytearray(size)
     try:
         found = deflate_decode(stream, out=filtered)
     except DeflateError:  # also for too many rows, and a wrong or missing checksum of the stream
         return False
     if len(found) != len(filtered):
         return False
+    decode = decode_image_png_u8 if depth == 1 else decode_image_png_u16
     try:
         # Its own inflating is slower than libdeflate and ignores the stream's checksum.
-        pixels_HW1 = decode_image_png_u8(_uncompressed(filtered, size), (size, size), "mono")
+        pixels_HW1 = decode(_uncompressed(filtered, height, width, depth), (height, width), "mono")
     except Exception as error:
         if type(error) is not Exception:  # it raises bare Exception for bad data, such as an unknown filter
             raise
@@ -145,9 +158,9 @@ def _decode_stream(stream: bytes, out_HW: NDArray[np.uint8]) -> bool:
     return True
 
 
-def _uncompressed(filtered: bytearray, size: int) -> bytes:
+def _uncompressed(filtered: bytearray, height: int, width: int, depth: int) -> bytes:
     """A PNG of the same rows, stored uncompressed."""
-    start, marks, end = _frame(size)
+    start, marks, end = _frame(height, width, depth)
     rows = memoryview(filtered)
     parts: list[bytes | memoryview] = [b"IDAT\x78\x01"]
     for mark, position in zip(marks, range(0, len(rows), _STORED), strict=True):
@@ -158,16 +171,16 @@ def _uncompressed(filtered: bytearray, size: int) -> bytes:
 
 
 @lru_cache(4)
-def _frame(size: int) -> tuple[bytes, list[bytes], bytes]:
+def _frame(height: int, width: int, depth: int) -> tuple[bytes, list[bytes], bytes]:
     """The constant parts of an uncompressed PNG of a size: before the rows' chunk, before each block of rows, and after."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    rows = size * (size + 1)
+    rows = height * (width * depth + 1)
     lengths = [min(_STORED, rows - position) for position in range(0, rows, _STORED)]
     last = len(lengths) - 1
     marks = [struct.pack("<BHH", n == last, length, length ^ 0xFFFF) for n, length in enumerate(lengths)]
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * depth, _GREY, 0, 0, 0))
     whole = 2 + rows + sum(map(len, marks)) + 4
-    return _SIGNATURE + header + struct.pack(">I", whole), marks, chunk(b"IEND", b"")
+    return SIGNATURE + header + struct.pack(">I", whole), marks, chunk(b"IEND", b"")

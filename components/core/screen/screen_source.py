@@ -29,10 +29,11 @@ class FileFacts(NamedTuple):
 class UnreadableError(Exception):
     """A file or folder (`path`) of the screen cannot be read, and why (`reason`); the caller adds its purpose."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, missing: bool = False) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+        self.missing = missing  # there is no such file
 
 
 class ScreenSource(Protocol):
@@ -121,7 +122,8 @@ class ScreenDirectory:
             finally:
                 os.close(file)
         except OSError as error:
-            raise UnreadableError(path, error.strerror or "cannot be read") from None
+            missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+            raise UnreadableError(path, error.strerror or "cannot be read", missing) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -167,7 +169,8 @@ class ScreenBucket:
             return self._store.get_many(paths)
         except MissingObjectError as missing:
             uri = missing.args[0]
-            raise UnreadableError(next(path for path in paths if self.address(path) == uri), "no such object") from None
+            path = next(path for path in paths if self.address(path) == uri)
+            raise UnreadableError(path, "no such object", missing=True) from None
 
 
 def source_of(source: ScreenSource | Path) -> ScreenSource:

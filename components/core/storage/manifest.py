@@ -18,6 +18,7 @@ from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
 WellType = Literal["treatment", "positive_control", "negative_control"]
+PixelType = Literal["uint8", "uint16"]
 
 
 class SiteRecord(FrozenModel):

@@ -295,7 +295,7 @@ def test_rejects_a_configuration_that_disagrees_with_the_screen(tiny: TinyScreen
 def test_rejects_a_bad_image_and_deletes_its_plate(tiny: TinyScreen):
     write_png(tiny.image("HUVEC-01", 2, "B04", 2, 3), np.zeros((32, 24), np.uint8))
     place = r"HUVEC-01/Plate2/B04_s2_w3\.png: channel w3 \(actin\) of well B04, site 2: "
-    store = rejected(tiny, f"{place}.*expected 16x16 pixels, found 24x32")
+    store = rejected(tiny, f"{place}.*expected 16x16 pixels, found 32x24")
     # Only the plate before it is in the store, for the next run.
     assert {key.split("-")[1] for key in store.objects if key.startswith("plates/")} == {"01_Plate1"}
     assert len([key for key in store.objects if key.startswith("copies/")]) == 1

@@ -1,0 +1,51 @@
+"""What the header of an image file says of its planes, and why a file is refused. Pure data; planes.py reads headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.core.storage.manifest import PixelType
+
+PIXEL_TYPES: dict[np.dtype[np.generic], PixelType] = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16"}
+COPY_AGAIN = "copy it again"
+
+
+class BadImageError(ValueError):
+    """Why the bytes are not a readable image of the expected form; the caller adds the file's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneHeader:
+    """The form of a file's planes. All planes that the header counts have it."""
+
+    shape: tuple[int, int]  # height and width, pixels
+    dtype: PixelType
+    planes: int = 1  # pages of a TIFF times samples of a pixel, or (t, c, z) of an OME-Zarr image
+
+    def check(self, shape: tuple[int, int], dtype: PixelType, index: int) -> None:
+        """Raises BadImageError unless there is a plane of this index and the expected form."""
+        if self.shape != shape:
+            raise BadImageError(
+                f"expected {pixels(shape)}, found {pixels(self.shape)}; the images of a screen have one size: correct "
+                "screen.image_size, or resize or leave out the images that differ"
+            )
+        if self.dtype != dtype:
+            raise BadImageError(
+                f"expected {bits(dtype)}-bit pixels, found {bits(self.dtype)}-bit; the images of a screen have one bit depth: "
+                "export them again with the same"
+            )
+        if not 0 <= index < self.planes:
+            raise BadImageError(f"there is no plane {index}, it has {self.planes} (from 0)")
+
+
+def pixels(shape: tuple[int, int]) -> str:
+    """A size in messages."""
+    height, width = shape
+    return f"{height}x{width} pixels" + ("" if height == width else " (height x width)")
+
+
+def bits(dtype: PixelType) -> int:
+    """Bits of a pixel."""
+    return 8 * np.dtype(dtype).itemsize

@@ -1,0 +1,135 @@
+"""Planes of the bytes of a TIFF file: 8 or 16 bit, one or several pages, grey or a sample of a colour picture. Pure.
+
+tifffile reads the directory, libtiff decodes: it takes half of tifffile's time for LZW, and is strict where tifffile fills what
+is missing with zeros. tifffile decodes the compressions that libtiff lacks. Where a file says that it has a strip without
+bytes both would accept it, so sizes are checked first.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+
+import numpy as np
+from imagecodecs import TiffError, tiff_decode
+from numpy.typing import NDArray
+from tifffile import TiffFile, TiffPage
+
+from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, PlaneHeader
+
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_REDUCED = 1
+"""Bit of a page's subfile type: a smaller version of another page."""
+_SEPARATE = 2
+"""Planar configuration in which each sample has strips of its own."""
+_LIBTIFF = {1, 5, 8, 32773, 32946}
+"""Compressions that libtiff decodes: none, LZW, deflate, PackBits, deflate of old."""
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is refused here, or no fault
+
+
+def tiff_header(content: bytes) -> PlaneHeader:
+    """The form of the planes.
+
+    Raises:
+        BadImageError: no directory can be read, or pixels are not 8 or 16 bit unsigned.
+    """
+    with _opened(content) as file:
+        return _header(file)
+
+
+def decode_tiff(content: bytes, index: int, out_HW: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    """Decodes a plane into an array of its form.
+
+    Raises:
+        BadImageError: another form, no such plane, or a strip or tile that is missing, cut or broken.
+    """
+    with _opened(content) as file:
+        header = _header(file)
+        height, width = out_HW.shape
+        header.check((height, width), PIXEL_TYPES[out_HW.dtype], index)
+        samples = _first(file).samplesperpixel
+        number, sample = divmod(index, samples)
+        pages = [0] if len(file.pages) == 1 else _planes(file)
+        page = _page(file, pages[number])
+        PlaneHeader((page.imagelength, page.imagewidth), header.dtype).check(header.shape, header.dtype, 0)
+        _check_segments(page, len(content))
+        try:
+            if samples == 1 and page.compression in _LIBTIFF:
+                tiff_decode(content, index=pages[number], out=out_HW)
+            else:
+                out_HW[:] = _sampled(page, sample)
+        except (TiffError, ValueError, RuntimeError, IndexError) as error:
+            reason = str(error) or "a strip or tile is cut"
+            raise BadImageError(f"the image data cannot be decoded ({reason}); copy or export the file again") from None
+
+
+def _opened(content: bytes) -> TiffFile:
+    try:
+        return TiffFile(io.BytesIO(content))
+    except Exception as error:  # of many kinds, by what is damaged
+        raise BadImageError(f"the file is damaged (its directory cannot be read: {error}); {COPY_AGAIN}") from None
+
+
+def _first(file: TiffFile) -> TiffPage:
+    if not len(file.pages):
+        raise BadImageError(f"the file is truncated; {COPY_AGAIN}")
+    return _page(file, 0)
+
+
+def _page(file: TiffFile, number: int) -> TiffPage:
+    try:
+        page = file.pages[number]
+        page = page if isinstance(page, TiffPage) else page.aspage()
+    except Exception as error:
+        raise BadImageError(
+            f"the file is damaged (its page {number + 1} cannot be read: {error}); {COPY_AGAIN}"
+        ) from None
+    assert isinstance(page, TiffPage)
+    return page
+
+
+def _header(file: TiffFile) -> PlaneHeader:
+    page = _first(file)
+    found = PIXEL_TYPES.get(page.dtype) if page.dtype is not None else None
+    if found is None:
+        raise BadImageError(
+            f"expected 8- or 16-bit unsigned pixels, found {page.dtype or f'{page.bitspersample} bits'}; export the channel so"
+        )
+    if page.imagedepth != 1 or not page.imagelength or not page.imagewidth:
+        raise BadImageError("expected pages of height and width, found another form; export each plane as a page")
+    pages = 1 if len(file.pages) == 1 else len(_planes(file))
+    return PlaneHeader((page.imagelength, page.imagewidth), found, pages * page.samplesperpixel)
+
+
+def _planes(file: TiffFile) -> list[int]:
+    """Numbers of the pages that are no smaller versions of others."""
+    return [n for n in range(len(file.pages)) if not _page(file, n).subfiletype & _REDUCED]
+
+
+def _check_segments(page: TiffPage, size: int) -> None:
+    """Checks that each strip or tile lies in the file, and is there."""
+    kind = "tile" if page.is_tiled else "strip"
+    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    expected = math.prod(page.chunked)
+    if len(segments) < expected or len(page.dataoffsets) != len(page.databytecounts):
+        raise BadImageError(f"the file is damaged ({len(segments)} of {expected} {kind}s are listed); {COPY_AGAIN}")
+    for number, (offset, count) in enumerate(segments, start=1):
+        if offset <= 0 or count <= 0:
+            raise BadImageError(f"the file is damaged ({kind} {number} of {len(segments)} is empty); {COPY_AGAIN}")
+        if offset + count > size:
+            raise BadImageError(
+                f"the file is truncated ({kind} {number} of {len(segments)} ends behind it); {COPY_AGAIN}"
+            )
+    if page.compression == 1 and not page.is_tiled and sum(count for _, count in segments) < page.nbytes:
+        raise BadImageError(f"the file is damaged (its {kind}s hold too few bytes); {COPY_AGAIN}")
+
+
+def _sampled(page: TiffPage, sample: int) -> NDArray[np.generic]:
+    """A sample's pixels, (H, W), by tifffile."""
+    pixels: NDArray[np.generic] = page.asarray(maxworkers=1)
+    height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
+    if page.planarconfig != _SEPARATE:
+        pixels = np.moveaxis(pixels.reshape(height, width, samples), -1, 0)
+    return np.reshape(pixels, (samples, height, width))[sample, :, :]
