@@ -180,7 +180,7 @@ def _check_fused(source: str, path: Path, screen: Screen) -> None:
         for plate in screen.plates
         if not plate.labelled
         for well in plate.wells
-        if well.well_type == "treatment"
+        if well.role == "treatment"
     ]
     ids, experiments, plates = zip(*wells, strict=True) if wells else ((), (), ())
     everything = np.ones(len(ids), dtype=bool)
@@ -268,14 +268,14 @@ def check_truth(
     The treatment wells of `plates`, which errors call `of`, are scored; those of `others` may be in the table.
 
     Raises:
-        InputError: it cannot be read, or has an unknown well or siRNA, or a duplicate well.
+        InputError: it cannot be read, or has an unknown well or perturbation, or a duplicate well.
     """
     name = f"--truth {truth}"
     if truth.exists() and not truth.is_file():
         raise InputError(f"{name}: is not a file")
     table = read_table_file(truth, ("id_code", "sirna"), name)
     wells, ignored = (
-        {well.id_code for plate in some for well in plate.wells if well.well_type == "treatment"}
+        {well.id_code for plate in some for well in plate.wells if well.role == "treatment"}
         for some in (plates, others)
     )
     table = table[~table["id_code"].isin(list(ignored))]

@@ -61,7 +61,7 @@ def common(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
 ) -> None:
-    """Predicts the siRNA (perturbation) of every well of a six-channel fluorescence screen, across experimental batches."""
+    """Predicts the perturbation (perturbation) of every well of a six-channel fluorescence screen, across experimental batches."""
     if version:
         from components.image import VERSION
 

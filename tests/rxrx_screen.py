@@ -23,10 +23,10 @@ def to_rxrx(tiny: TinyScreen) -> Path:
             with (root / name).open(newline="") as file:
                 for row in csv.DictReader(file):
                     label = {**IDS, **CONTROL_IDS}.get(row.get("sirna", ""), 7777)
-                    well_type = row.get("well_type", "treatment")
+                    role = row.get("well_type", "treatment")
                     for site in (1, 2):
                         start = f"{row['id_code']}_{site},{row['id_code']},{row['experiment'].split('-')[0]},{split}"
-                        place = f"{row['experiment']},{row['plate']},{row['well']},{site},{well_type}"
+                        place = f"{row['experiment']},{row['plate']},{row['well']},{site},{role}"
                         rows.append(f"{start},{place},s{label}99,{label}")
             (root / name).unlink()
         for folder in (root / split).glob("*"):

@@ -27,13 +27,13 @@ CONFIG = RunConfig(
 )
 
 
-def site_pixels(experiment: str, plate: int, well: str, site: int) -> NDArray[np.uint8]:
+def site_pixels(experiment: str, plate: int | str, well: str, site: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(zlib.crc32(f"{experiment} {plate} {well} {site}".encode()))
     return rng.integers(1, 256, (6, SIZE, SIZE), dtype=np.uint8)
 
 
 @cache
-def _files(experiment: str, plate: int, well: str) -> tuple[tuple[str, bytes], ...]:
+def _files(experiment: str, plate: int | str, well: str) -> tuple[tuple[str, bytes], ...]:
     """Names and bytes of a well's files, encoded once a session."""
     return tuple(
         (f"{well}_s{site}_w{channel}.png", cv2.imencode(".png", image)[1].tobytes())
@@ -62,19 +62,19 @@ class TinyScreen:
         for split, experiments in (("train", (*LABELLED, *more)), ("test", UNLABELLED)):
             for experiment in experiments:
                 for plate in PLATES:
-                    for well, sirna in zip(TREATED_WELLS, TREATMENTS[plate], strict=True):
-                        label = f",{sirna}" if split == "train" else ""
+                    for well, perturbation in zip(TREATED_WELLS, TREATMENTS[plate], strict=True):
+                        label = f",{perturbation}" if split == "train" else ""
                         rows[f"{split}.csv"].append(f"{experiment}_{plate}_{well},{experiment},{plate},{well}{label}")
                         self._write_well(split, experiment, plate, well)
-                    for well, sirna, well_type in CONTROLS:
+                    for well, perturbation, role in CONTROLS:
                         rows[f"{split}_controls.csv"].append(
-                            f"{experiment}_{plate}_{well},{experiment},{plate},{well},{sirna},{well_type}"
+                            f"{experiment}_{plate}_{well},{experiment},{plate},{well},{perturbation},{role}"
                         )
                         self._write_well(split, experiment, plate, well)
         for name, lines in rows.items():
             (root / name).write_text("\n".join(lines) + "\n")
 
-    def _write_well(self, split: str, experiment: str, plate: int, well: str) -> None:
+    def _write_well(self, split: str, experiment: str, plate: int | str, well: str) -> None:
         if experiment not in self._imaged:
             return
         folder = self.root / split / experiment / f"Plate{plate}"
@@ -83,11 +83,11 @@ class TinyScreen:
             (folder / name).write_bytes(data)
 
     @staticmethod
-    def pixels(experiment: str, plate: int, well: str, site: int) -> NDArray[np.uint8]:
+    def pixels(experiment: str, plate: int | str, well: str, site: int) -> NDArray[np.uint8]:
         """What the site's files hold, (6, SIZE, SIZE)."""
         return site_pixels(experiment, plate, well, site)
 
-    def image(self, experiment: str, plate: int, well: str, site: int, channel: int) -> Path:
+    def image(self, experiment: str, plate: int | str, well: str, site: int, channel: int) -> Path:
         split = "test" if experiment in UNLABELLED else "train"
         return self.root / split / experiment / f"Plate{plate}" / f"{well}_s{site}_w{channel}.png"
 

@@ -31,7 +31,8 @@ from components.core.prior.plate_groups import (
     renumbered,
 )
 from components.core.registry.new_plates import groups_of
-from components.core.storage.arrays import META_FILE, ROLES, WellLogits, read_logits
+from components.core.screen.wells import natural_key
+from components.core.storage.arrays import META_FILE, USES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
 from components.core.storage.task_status import report_status
 from components.core.tables import write_table
@@ -46,12 +47,12 @@ ROLE_NAMES = {"oof": "out of fold", "unlabelled": "unlabelled", "holdout": "hold
 
 
 @dataclass(frozen=True)
-class RoleWells:
-    """The wells of one role: their plates, treatment logits, and classes if labelled."""
+class UseWells:
+    """The wells of one use: their plates, treatment logits, and classes if labelled."""
 
     ids_W: tuple[str, ...]
     experiments_W: tuple[str, ...]
-    plates_W: tuple[int, ...]
+    plates_W: tuple[str, ...]
     truth_W: NDArray[np.intp]
     """treatment class, -1 if hidden; calibration reads it, prediction does not"""
     logits_WK: NDArray[np.float32]
@@ -95,33 +96,31 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
             f"{logits}: logits of {content.classes} classes, but {screen} has {len(vocabulary.classes)}; "
             "give the manifest the models were trained with"
         )
-    sources = {role: (held_out, holdout) if role == "holdout" else (manifest, screen) for role in ROLES}
-    wells = {
-        role: _locate(content.wells[role], *sources[role], vocabulary.treatments, f"{logits}: {role}") for role in ROLES
-    }
+    sources = {use: (held_out, holdout) if use == "holdout" else (manifest, screen) for use in USES}
+    wells = {use: _locate(content.wells[use], *sources[use], vocabulary.treatments, f"{logits}: {use}") for use in USES}
     warnings: list[str] = []
     fitted = _temperatures_of(manifest.model, content.cell_type, warnings) if manifest.model else None
     raw = fitted.raw if fitted else _fit([wells["oof"].logits_WK], [wells["oof"].truth_W], "raw", warnings)
     temperatures = fitted or Temperatures(raw, raw, 1.0)
     groups = _learn(prior, manifest, None, warnings)
     experiments: list[dict[str, Any]] = []
-    parts: dict[str, list[Competition]] = {role: [] for role in ROLES}
+    parts: dict[str, list[Competition]] = {use: [] for use in USES}
     if groups is not None:
-        role_names = {**ROLE_NAMES, **({"holdout": "new plates"} if manifest.model else {})}
-        for role in ROLES:
-            for chosen_w, known in _wells_and_groups(role, wells[role], groups, manifest, prior, warnings):
-                experiments_w = [wells[role].experiments_W[w] for w in chosen_w]
-                plates_w = [wells[role].plates_W[w] for w in chosen_w]
+        use_names = {**ROLE_NAMES, **({"holdout": "new plates"} if manifest.model else {})}
+        for use in USES:
+            for chosen_w, known in _wells_and_groups(use, wells[use], groups, manifest, prior, warnings):
+                experiments_w = [wells[use].experiments_W[w] for w in chosen_w]
+                plates_w = [wells[use].plates_W[w] for w in chosen_w]
                 found = infer_arrangements(
-                    wells[role].logits_WK[chosen_w], experiments_w, plates_w, known, prior.permutations
+                    wells[use].logits_WK[chosen_w], experiments_w, plates_w, known, prior.permutations
                 )
                 for experiment, arrangement in found.items():
-                    _check_arrangement(prior, role_names[role], experiment, arrangement, warnings)
-                    experiments.append(_summary(role, experiment, renumbered(arrangement, known, groups), prior))
+                    _check_arrangement(prior, use_names[use], experiment, arrangement, warnings)
+                    experiments.append(_summary(use, experiment, renumbered(arrangement, known, groups), prior))
                 for part in competitions(experiments_w, plates_w, found, known, prior):
-                    parts[role].append(replace(part, wells_w=chosen_w[part.wells_w]))
+                    parts[use].append(replace(part, wells_w=chosen_w[part.wells_w]))
         temperatures = fitted or _fit_restricted(raw, parts["oof"], wells["oof"], prior, warnings)
-    predicted = {role: predict_wells(wells[role].logits_WK, parts[role], temperatures, prior) for role in ROLES}
+    predicted = {use: predict_wells(wells[use].logits_WK, parts[use], temperatures, prior) for use in USES}
     for message in warnings:
         progress.warn(f"{content.cell_type}: {message}")
     summary = {
@@ -132,9 +131,9 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
         "warnings": warnings,
     }
     with atomic_directory(out) as folder:
-        for role in ROLES:
-            table = predictions_table(wells[role].ids_W, predicted[role], vocabulary.treatments)
-            write_table(folder / f"{role}.csv", table)
+        for use in USES:
+            table = predictions_table(wells[use].ids_W, predicted[use], vocabulary.treatments)
+            write_table(folder / f"{use}.csv", table)
         (folder / "assign.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         shutil.copyfile(logits / META_FILE, folder / META_FILE)
     _note_accuracy(wells["oof"], predicted["oof"])
@@ -145,7 +144,7 @@ def predictions_table(ids_W: Sequence[str], found: WellPredictions, treatments: 
     label_K = np.array(treatments, dtype=object)
     table = pd.DataFrame({
         "id_code": ids_W,
-        "sirna": label_K[found.sirna_W], "confidence": found.confidence_W, "margin": found.margin_W,
+        "sirna": label_K[found.perturbation_W], "confidence": found.confidence_W, "margin": found.margin_W,
         "raw_sirna": label_K[found.raw_W], "raw_confidence": found.raw_confidence_W,
         "group_sirna": label_K[found.group_W], "group_confidence": found.group_confidence_W,
         "top5": [" ".join(labels) for labels in label_K[found.top_W5]],
@@ -154,20 +153,20 @@ def predictions_table(ids_W: Sequence[str], found: WellPredictions, treatments: 
     return table.sort_values("id_code")
 
 
-def _locate(logits: WellLogits, manifest: Manifest, source: Path, treatments: Sequence[str], label: str) -> RoleWells:
+def _locate(logits: WellLogits, manifest: Manifest, source: Path, treatments: Sequence[str], label: str) -> UseWells:
     """Finds the wells in a manifest and keeps the treatment columns of their logits."""
     index = {label: k for k, label in enumerate(treatments)}
     known = {
-        well.id_code: (plate.experiment, plate.plate, well.sirna)
+        well.id_code: (plate.experiment, plate.plate, well.perturbation)
         for plate in manifest.plates
         for well in plate.wells
-        if well.well_type == "treatment"
+        if well.role == "treatment"
     }
     for id_code in logits.ids_W:
         if id_code not in known:
             raise InputError(f"{label} well {id_code} is no treatment well of {source}; give the manifest of this run")
     rows = [known[id_code] for id_code in logits.ids_W]
-    return RoleWells(
+    return UseWells(
         ids_W=logits.ids_W,
         experiments_W=tuple(row[0] for row in rows),
         plates_W=tuple(row[1] for row in rows),
@@ -178,10 +177,10 @@ def _locate(logits: WellLogits, manifest: Manifest, source: Path, treatments: Se
 
 
 def _wells_and_groups(
-    role: str, wells: RoleWells, groups: PlateGroups, manifest: Manifest, prior: PriorConfig, warnings: list[str]
+    use: str, wells: UseWells, groups: PlateGroups, manifest: Manifest, prior: PriorConfig, warnings: list[str]
 ) -> Iterator[tuple[NDArray[np.intp], PlateGroups]]:
     """Pairs of wells and the plate groups to use; out-of-fold wells get the groups learned without their own labels."""
-    if role != "oof":
+    if use != "oof":
         yield np.arange(len(wells.ids_W)), groups
         return
     fold_W = np.array([manifest.folds[experiment] for experiment in wells.experiments_W], dtype=np.intp)
@@ -235,7 +234,7 @@ def _temperatures_of(model: ReferenceModel, cell_type: str, warnings: list[str])
 
 
 def _check_arrangement(
-    prior: PriorConfig, role: str, experiment: str, arrangement: Arrangement, warnings: list[str]
+    prior: PriorConfig, use: str, experiment: str, arrangement: Arrangement, warnings: list[str]
 ) -> None:
     """Warns of an arrangement that is not accepted, or raises if the configuration refuses it."""
     if arrangement.accepted(prior):
@@ -243,7 +242,7 @@ def _check_arrangement(
     problem = arrangement.problem
     if not problem:
         problem = (
-            f"experiment {experiment} ({role}): the arrangement of plate groups leads by {arrangement.margin:.1f} nats and "
+            f"experiment {experiment} ({use}): the arrangement of plate groups leads by {arrangement.margin:.1f} nats and "
             f"{arrangement.separation:.2f} standard errors, below {prior.min_margin:g} or {prior.min_separation:g}"
         )
     if prior.on_low_margin == "refuse":
@@ -253,7 +252,7 @@ def _check_arrangement(
 
 
 def _fit_restricted(
-    raw: float, parts: list[Competition], oof: RoleWells, prior: PriorConfig, warnings: list[str]
+    raw: float, parts: list[Competition], oof: UseWells, prior: PriorConfig, warnings: list[str]
 ) -> Temperatures:
     """Temperatures of group and balanced probabilities; wells of a wrong or unclear arrangement do not count."""
     # The column of each well's true class among the part's classes; -1 if it is not one of them.
@@ -273,13 +272,15 @@ def _fit(logits: list[NDArray[Any]], truth: list[NDArray[np.intp]], name: str, w
     return fit_temperature(logits, truth)
 
 
-def _summary(role: str, experiment: str, arrangement: Arrangement, prior: PriorConfig) -> dict[str, Any]:
+def _summary(use: str, experiment: str, arrangement: Arrangement, prior: PriorConfig) -> dict[str, Any]:
     """An experiment's entry in assign.json."""
     accepted = arrangement.accepted(prior)
     return {
         "experiment": experiment,
-        "role": role,
-        "groups": [arrangement.groups[plate] for plate in sorted(arrangement.groups)] if accepted else None,
+        "role": use,
+        "groups": [arrangement.groups[plate] for plate in sorted(arrangement.groups, key=natural_key)]
+        if accepted
+        else None,
         # A sole arrangement has no second to lead; JSON has no infinity.
         "margin": arrangement.margin if math.isfinite(arrangement.margin) else None,
         "separation": arrangement.separation if math.isfinite(arrangement.separation) else None,
@@ -288,7 +289,9 @@ def _summary(role: str, experiment: str, arrangement: Arrangement, prior: PriorC
     }
 
 
-def _note_accuracy(oof: RoleWells, found: WellPredictions) -> None:
+def _note_accuracy(oof: UseWells, found: WellPredictions) -> None:
     if len(oof.ids_W):
-        raw, group, assigned = ((each == oof.truth_W).mean() for each in (found.raw_W, found.group_W, found.sirna_W))
+        raw, group, assigned = (
+            (each == oof.truth_W).mean() for each in (found.raw_W, found.group_W, found.perturbation_W)
+        )
         progress.note(f"out-of-fold top-1 {raw:.3f} raw, {group:.3f} in its group, {assigned:.3f} assigned")

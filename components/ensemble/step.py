@@ -45,11 +45,11 @@ def run(folds: Sequence[Path], out: Path) -> None:
     if not folds:
         raise InputError("ensemble needs at least one logits directory; give one a fold with --logits")
     parts = _in_fold_order([(path, read_logits(path)) for path in folds])
-    wells = {"oof": _joined(parts), **{role: _mean(parts, role) for role in ("unlabelled", "holdout")}}
+    wells = {"oof": _joined(parts), **{use: _mean(parts, use) for use in ("unlabelled", "holdout")}}
     merged = LogitsDirectory(wells, _merged_meta(parts))
     with atomic_directory(out) as folder:
         write_logits(folder, merged)
-    joined, averaged = len(wells["oof"].ids_W), sum(len(wells[role].ids_W) for role in ("unlabelled", "holdout"))
+    joined, averaged = len(wells["oof"].ids_W), sum(len(wells[use].ids_W) for use in ("unlabelled", "holdout"))
     progress.note(f"{len(parts)} folds: {joined:,} out-of-fold wells joined, {averaged:,} other wells averaged")
 
 
@@ -92,19 +92,19 @@ def _joined(parts: Sequence[Part]) -> WellLogits:
     return WellLogits(tuple(owner), np.concatenate([content.wells["oof"].logits_WK for _, content in parts]))
 
 
-def _mean(parts: Sequence[Part], role: str) -> WellLogits:
+def _mean(parts: Sequence[Part], use: str) -> WellLogits:
     first_path, first = parts[0]
-    ids = first.wells[role].ids_W
+    ids = first.wells[use].ids_W
     # Float64 so that the mean of many folds rounds once.
-    total_WK = np.zeros(first.wells[role].logits_WK.shape, dtype=np.float64)
+    total_WK = np.zeros(first.wells[use].logits_WK.shape, dtype=np.float64)
     for path, content in parts:
-        differing = set(ids) ^ set(content.wells[role].ids_W)
+        differing = set(ids) ^ set(content.wells[use].ids_W)
         if differing:
             raise InputError(
-                f"{path}: {role} well {min(differing)} is only here or only in {first_path}; "
+                f"{path}: {use} well {min(differing)} is only here or only in {first_path}; "
                 "run the folds on one screen manifest"
             )
-        total_WK += content.wells[role].take(ids)
+        total_WK += content.wells[use].take(ids)
     return WellLogits(ids, (total_WK / len(parts)).astype(np.float32))
 
 

@@ -41,12 +41,12 @@ def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
             well.well,
             plate.cell_type,
             plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment, -1),
-            well.sirna,
+            well.perturbation,
         )
         for manifest in (screen, holdout)
         for plate in manifest.plates
         for n, well in enumerate(plate.wells)
-        if well.well_type == "treatment"
+        if well.role == "treatment"
     ]
     return pd.DataFrame(rows, columns=columns)
 
@@ -67,7 +67,7 @@ def read_outputs(
     """The outputs of assign in the configured order of the cell types, and the predictions of all.
 
     Raises:
-        InputError: no output, or two of one cell type; a file is missing or malformed, a well or siRNA is not of the
+        InputError: no output, or two of one cell type; a file is missing or malformed, a well or perturbation is not of the
             screen, or an unlabelled or held-out well of the cell type has no prediction.
     """
     if not uris:
@@ -133,7 +133,7 @@ def read_labels(
     """Reads a table id_code,sirna: labels of the wells of one score; rows of other experiments, if given, are ignored.
 
     Raises:
-        InputError: a column or value is missing, or an id_code or siRNA is not of the screen; names line and well.
+        InputError: a column or value is missing, or an id_code or perturbation is not of the screen; names line and well.
     """
     table = read_table_file(path, ("id_code", "sirna"))
     if experiments is not None:

@@ -43,7 +43,7 @@ def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStor
     reader = SiteReader(store, plates)
     measures = well_quality(_measure_sites(reader, plates), reader.table.well_S, CHANNELS)
     rows = [
-        (well.id_code, plate.experiment, plate.plate, well.well, well.well_type)
+        (well.id_code, plate.experiment, plate.plate, well.well, well.role)
         for plate in plates.plates
         for well in plate.wells
     ]

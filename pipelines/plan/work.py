@@ -101,7 +101,7 @@ def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
         folds, classes = check_folds(config, screen.training_experiments()), len(screen.vocabulary.classes)
         rows = []
         for plate in screen.plates:
-            treatments = sum(well.well_type == "treatment" for well in plate.wells)
+            treatments = sum(well.role == "treatment" for well in plate.wells)
             counts = (1, treatments, len(plate.wells) - treatments)
             rows.append((plate.experiment, plate.cell_type, plate.labelled, plate.holdout, *counts))
     plates = pd.DataFrame(rows, columns=[*EXPERIMENT, "plates", "treatments", "controls"])

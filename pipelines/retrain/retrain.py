@@ -161,7 +161,7 @@ class _Retraining:
             )
         elif few:
             raise InputError(f"{lead}: {'; '.join([*few, *found.remarks])}")
-        labels = {well.sirna for plate in plates for well in plate.wells if well.well_type == "treatment"} - {None}
+        labels = {well.perturbation for plate in plates for well in plate.wells if well.role == "treatment"} - {None}
         if champion is not None and labels.isdisjoint(champion.vocabulary.treatments):
             raise InputError(
                 f"{lead}: champion {champion.short} knows none of their siRNAs (it knows, for example, "

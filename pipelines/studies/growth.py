@@ -221,7 +221,7 @@ def accuracy(predictions: Mapping[str, Path], truth: Path, column: str) -> dict[
         truth: id_code,sirna.
         column: `raw_sirna` before the prior, `sirna` after assignment.
     """
-    true = pd.read_csv(truth, dtype=str).set_index("id_code").sirna
+    true = pd.read_csv(truth, dtype=str).set_index("id_code")["sirna"]
     hits = {}
     for cell_type, folder in predictions.items():
         table = pd.read_csv(folder / "unlabelled.csv", dtype=str).set_index("id_code")

@@ -242,7 +242,7 @@ def held_out_accuracy(manifest: Manifest, fold: int, logits: Mapping[str, Path])
     """Well top-1 of the fold's wells, over all of them (`overall`) and by cell type.
 
     Args:
-        manifest: the split screen, with the siRNAs of its wells.
+        manifest: the split screen, with the perturbations of its wells.
         fold: the held-out one.
         logits: output folder of infer by cell type.
 
@@ -260,7 +260,7 @@ def held_out_accuracy(manifest: Manifest, fold: int, logits: Mapping[str, Path])
         raise StepError(f"infer predicted {len(predicted)} wells, but fold {fold} holds out {len(wells)} others")
     index = manifest.vocabulary.index()
     predicted_W = np.array([predicted[id_code] for _, id_code, _ in wells], dtype=np.intp)
-    truth_W = np.array([index[sirna] for _, _, sirna in wells], dtype=np.intp)
+    truth_W = np.array([index[perturbation] for _, _, perturbation in wells], dtype=np.intp)
     return top1_by_cell_type(predicted_W, truth_W, [cell_type for cell_type, _, _ in wells])
 
 

@@ -61,7 +61,7 @@ def split_screen(manifest: Manifest, folds: FoldsConfig) -> tuple[Manifest, int]
     plates = tuple(
         plate
         if plate.labelled
-        else plate.model_copy(update={"wells": tuple(w for w in plate.wells if w.well_type != "treatment")})
+        else plate.model_copy(update={"wells": tuple(w for w in plate.wells if w.role != "treatment")})
         for plate in dealt.plates
     )
     split = dealt.model_copy(update={"plates": plates})
@@ -75,13 +75,13 @@ def held_out_types(manifest: Manifest, fold: int) -> list[str]:
 
 
 def held_out_wells(manifest: Manifest, fold: int) -> list[tuple[str, str, str]]:
-    """Cell type, id_code and siRNA of the wells that a fold holds out."""
+    """Cell type, id_code and perturbation of the wells that a fold holds out."""
     found = []
     for plate in manifest.plates:
         own = plate.well_folds or [manifest.folds.get(plate.experiment, -1)] * len(plate.wells)
         for well, of_well in zip(plate.wells, own, strict=True):
-            if of_well == fold and plate.labelled and well.well_type == "treatment" and well.sirna is not None:
-                found.append((plate.cell_type, well.id_code, well.sirna))
+            if of_well == fold and plate.labelled and well.role == "treatment" and well.perturbation is not None:
+                found.append((plate.cell_type, well.id_code, well.perturbation))
     return found
 
 

@@ -1,7 +1,7 @@
 """Sinkhorn against the greedy search for class weights, on simulated plates: correct wells and CPU time.
 
-Every well of a plate has one of its K siRNAs, each once, so the true class of well w is w. The greedy setting that Sinkhorn is
-compared with is chosen on tuning plates; Sinkhorn runs by the shipped defaults and at softer settings. The linear assignment is
+Every well of a plate has one of its K perturbations, each once, so the true class of well w is w. The greedy setting that Sinkhorn
+is compared with is chosen on tuning plates; Sinkhorn runs by the shipped defaults and at softer settings. The linear assignment is
 listed for orientation.
 """
 
@@ -55,12 +55,12 @@ def searched(log_prob_WK: NDArray[np.float64], step: float, iterations: int) -> 
 
     Stops if no class is predicted more than ceil(W/K) times.
     """
-    wells, sirnas = log_prob_WK.shape
+    wells, perturbations = log_prob_WK.shape
     weighted_WK = log_prob_WK.copy()
     for _ in range(iterations):
-        predicted_K = np.bincount(weighted_WK.argmax(axis=1), minlength=sirnas)
+        predicted_K = np.bincount(weighted_WK.argmax(axis=1), minlength=perturbations)
         most = predicted_K.argmax()
-        if predicted_K[most] <= -(-wells // sirnas):
+        if predicted_K[most] <= -(-wells // perturbations):
             break
         weighted_WK[:, most] -= step
     return weighted_WK

@@ -86,7 +86,7 @@ def packed_screen(
             store.put(f"plates/{p}/{key}", chunk)
             site = SiteRecord(site=1, key=key, size=len(chunk), sha256=hashlib.sha256(chunk).hexdigest())
             name = f"HUVEC-{p}_1_{well}"
-            own.append(WellRecord(id_code=name, well=well, well_type="treatment", sirna=f"s{w}", sites=(site,)))
+            own.append(WellRecord(id_code=name, well=well, role="treatment", perturbation=f"s{w}", sites=(site,)))
         histograms = (tuple([1] * 60 + [0] * 196),) * CHANNELS
         records.append(plate_record(f"HUVEC-{p}", 1, own, True, f"plates/{p}", histograms=histograms))
     return store, manifest(records, (f"s{w}" for w in range(wells)), image_size=image_size)

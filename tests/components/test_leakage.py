@@ -19,7 +19,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.learning.fold_data import groups_of_fold
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
-from components.core.storage.arrays import ROLES, read_logits
+from components.core.storage.arrays import USES, read_logits
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
 from components.core.storage.object_store import ObjectStore
 from components.finetune.step import run as finetune
@@ -103,7 +103,7 @@ def train(folder: Path, config: RunConfig, screen: Screen, epochs: int | None = 
     history = found.meta["history"]
     return Trained(
         weights={str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*.safetensors"))},
-        logits={role: (found.wells[role].ids_W, found.wells[role].logits_WK.tobytes()) for role in ROLES},
+        logits={role: (found.wells[role].ids_W, found.wells[role].logits_WK.tobytes()) for role in USES},
         pseudo_labels=labels.read_text() if labels.exists() else "",
         losses=[record["loss"] for record in history],
         accuracies=[record["accuracy"] for record in history],
@@ -115,10 +115,10 @@ def relabelled(manifest: Manifest, picked: Callable[[PlateRecord, int], bool], s
     rng = np.random.default_rng(seed)
 
     def well_of(plate: PlateRecord, n: int, well: WellRecord) -> WellRecord:
-        if well.well_type != "treatment" or not picked(plate, n):
+        if well.role != "treatment" or not picked(plate, n):
             return well
-        others = [name for name in manifest.vocabulary.treatments if name != well.sirna]
-        return well.model_copy(update={"sirna": str(rng.choice(others))})
+        others = [name for name in manifest.vocabulary.treatments if name != well.perturbation]
+        return well.model_copy(update={"perturbation": str(rng.choice(others))})
 
     def plate_of(plate: PlateRecord) -> PlateRecord:
         return plate.model_copy(update={"wells": tuple(well_of(plate, n, w) for n, w in enumerate(plate.wells))})
@@ -143,7 +143,7 @@ def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_predi
     screen = screens[config.folds.split]
     true = train(tmp_path / "true", config, screen)
     assert true.weights
-    assert [len(true.logits[role][0]) for role in ROLES] == [6, 6, 6]
+    assert [len(true.logits[role][0]) for role in USES] == [6, 6, 6]
     own = validates(screen.training)
     # Labels on unlabelled wells would be a leak of the truth that no table of the screen can cause.
     hidden = relabelled(screen.training, lambda plate, n: own(plate, n) or not plate.labelled)
@@ -157,7 +157,7 @@ def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_predi
     seen = relabelled(screen.training, lambda plate, n: plate.labelled and not own(plate, n))
     other = train(tmp_path / "seen", config, Screen(screen.store, seen, screen.holdout))
     assert all(other.weights[name] != true.weights[name] for name in true.weights)
-    assert all(other.logits[role] != true.logits[role] for role in ROLES)
+    assert all(other.logits[role] != true.logits[role] for role in USES)
 
 
 def test_plate_groups_are_not_learned_from_validation_experiments(screens):
@@ -206,17 +206,17 @@ def test_validation_labels_do_not_change_mean_teacher_epochs_without_pseudo_labe
 
 
 def test_the_truth_of_unlabelled_wells_is_not_even_read(tmp_path):
-    """Two screens that differ in the siRNAs of test.csv have the same manifest."""
+    """Two screens that differ in the perturbations of test.csv have the same manifest."""
 
-    def with_sirnas(tiny: TinyScreen, order: int) -> None:
+    def with_perturbations(tiny: TinyScreen, order: int) -> None:
         table = pd.read_csv(tiny.root / "test.csv")
-        sirnas = ["sirna_7", "sirna_30", "sirna_2", "sirna_100", "sirna_11", "sirna_9"][::order]
-        table.assign(sirna=sirnas).to_csv(tiny.root / "test.csv", index=False)
+        perturbations = ["sirna_7", "sirna_30", "sirna_2", "sirna_100", "sirna_11", "sirna_9"][::order]
+        table.assign(perturbation=perturbations).to_csv(tiny.root / "test.csv", index=False)
 
-    one, two = (packed(tmp_path / str(order), LAST, partial(with_sirnas, order=order)) for order in (1, -1))
+    one, two = (packed(tmp_path / str(order), LAST, partial(with_perturbations, order=order)) for order in (1, -1))
     assert one.training.digest() == two.training.digest()
     hidden = [well for plate in one.training.plates if not plate.labelled for well in plate.wells]
-    assert {well.sirna for well in hidden if well.well_type == "treatment"} == {None}
+    assert {well.perturbation for well in hidden if well.role == "treatment"} == {None}
 
 
 def permute_held_out_labels(tiny: TinyScreen) -> None:

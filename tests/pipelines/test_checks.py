@@ -169,7 +169,7 @@ def test_fused_labels_are_read_before_anything_starts(config: RunConfig, tables:
         section = config.mean_teacher.model_copy(update={"fused_labels": address})
         return config.model_copy(update={"mean_teacher": section})
 
-    rows = [f"{id_code},{sirna},0.5" for id_code, sirna in truth_of(tables).items()]
+    rows = [f"{id_code},{perturbation},0.5" for id_code, perturbation in truth_of(tables).items()]
     table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
     check_input(fused(str(table)), str(tables.root), None)
     assert local_files(fused(f"file://{table}")) == {"mean_teacher.fused_labels": table}

@@ -107,11 +107,11 @@ def only_huvec(screen: TinyScreen) -> TinyScreen:
 
 
 def truth_of(screen: TinyScreen) -> dict[str, str]:
-    """Each unlabelled well with the siRNA that the labelled wells at its place have."""
+    """Each unlabelled well with the perturbation that the labelled wells at its place have."""
     place = {}
     for row in (screen.root / "train.csv").read_text().splitlines()[1:]:
-        _, _, plate, well, sirna = row.split(",")
-        place[plate, well] = sirna
+        _, _, plate, well, perturbation = row.split(",")
+        place[plate, well] = perturbation
     rows = (row.split(",") for row in (screen.root / "test.csv").read_text().splitlines()[1:])
     return {id_code: place[plate, well] for id_code, _, plate, well in rows}
 

@@ -263,7 +263,7 @@ class EmbeddingsConfig(FrozenModel):
 
 
 class PriorConfig(FrozenModel):
-    """Prior knowledge of the plate design: groups of siRNAs, and one well per siRNA."""
+    """Prior knowledge of the plate design: groups of perturbations, and one well per perturbation."""
 
     enabled: bool = Field(
         True,

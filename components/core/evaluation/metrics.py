@@ -46,7 +46,7 @@ def selection_accuracy(
     logits_WK: NDArray[np.floating],
     truth_W: NDArray[np.intp],
     experiments_W: Sequence[str],
-    plates_W: Sequence[int],
+    plates_W: Sequence[str],
     groups: PlateGroups | None,
     prior: PriorConfig,
 ) -> float:
@@ -61,7 +61,7 @@ def selection_accuracy(
         logits_WK: logits of the treatment classes, (W, K), at least one well.
         truth_W: true treatment class of each well.
         experiments_W: the experiment of each well.
-        plates_W: the plate number of each well.
+        plates_W: the plate of each well.
         groups: the plate groups; None if the screen has no plate design or the prior is off. Then all treatments are
             one group.
         prior: method and limits of balancing.

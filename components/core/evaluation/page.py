@@ -26,11 +26,12 @@ from components.core.evaluation.scores import (
     UNSURE,
     Score,
     correct,
-    recall_by_sirna,
+    recall_by_perturbation,
     score_table,
     scored,
-    worst_sirnas,
+    worst_perturbations,
 )
+from components.core.screen.wells import natural_key
 from components.core.storage.manifest import Manifest, PlateRecord
 
 WORST = 15
@@ -100,7 +101,7 @@ def render_report(
     mapped = [
         plate
         for of_score in (unlabelled, report.holdout.plates)
-        for plate in sorted(of_score, key=lambda plate: (plate.experiment, plate.plate))
+        for plate in sorted(of_score, key=lambda plate: (plate.experiment, natural_key(plate.plate)))
     ]
     imaged, standardised = plate_statistics(report.screen.model_copy(update={"plates": plates}), domain)
     channels = _channel_names(report.screen.channels)
@@ -227,13 +228,13 @@ def _not_validated(folds: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _confusions(predictions: pd.DataFrame) -> dict[str, Any]:
-    """The worst siRNAs, in the score with the most wells: an experiment has only one well of a siRNA."""
+    """The worst perturbations, in the score with the most wells: an experiment has only one well of a perturbation."""
     best = max(SCORES, key=lambda score: len(scored(predictions, score)))
     wells = scored(predictions, best)
-    recall = recall_by_sirna(wells)
+    recall = recall_by_perturbation(wells)
     return {
         "confused_in": None if wells.empty else best,
-        "confusions": worst_sirnas(wells, WORST),
+        "confusions": worst_perturbations(wells, WORST),
         "always_right": int((recall["assigned"] == 1).sum()),
         "sirnas_seen": len(recall),
     }

@@ -2,11 +2,11 @@
 
 Columns of a predictions table, a row a treatment well, none missing unless noted:
     score: out_of_fold, unlabelled or holdout, see SCORES.
-    id_code, experiment, plate (int), well, cell_type.
+    id_code, experiment, plate, well, cell_type.
     fold: int, the fold that validates on the well; -1 if none does.
     sirna, raw_sirna, group_sirna: labels in the screen's encoding, see LABEL.
     confidence, raw_confidence, group_confidence: calibrated probabilities of those, float.
-    margin: lead of the assigned siRNA over the most probable other one, float.
+    margin: lead of the assigned perturbation over the most probable other one, float.
     raw_confidence_uncalibrated: raw confidence at temperature 1, float.
     top5: the most probable treatments before the prior, separated by blanks.
     truth: the true label; NaN if unknown.
@@ -37,7 +37,7 @@ unlabelled: transductive; the images were trained on, the labels never seen.
 holdout: inductive; neither images nor labels were seen by any step but prediction.
 """
 LABEL: dict[Stage, str] = {"raw": "raw_sirna", "group": "group_sirna", "assigned": "sirna"}
-"""The column of the predicted siRNA at each stage."""
+"""The column of the predicted perturbation at each stage."""
 CONFIDENCE: dict[Stage, str] = {"raw": "raw_confidence", "group": "group_confidence", "assigned": "confidence"}
 """The column of its calibrated probability."""
 UNSURE = 0.6
@@ -160,21 +160,21 @@ def throughput(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-def recall_by_sirna(wells: pd.DataFrame) -> pd.DataFrame:
-    """For each true siRNA (index `truth`) its `wells`, and the fractions correct `assigned` and `raw`."""
+def recall_by_perturbation(wells: pd.DataFrame) -> pd.DataFrame:
+    """For each true perturbation (index `truth`) its `wells`, and the fractions correct `assigned` and `raw`."""
     known = scored(wells)
-    by_sirna = correct(known).groupby(known["truth"])
-    return by_sirna[["assigned", "raw"]].mean().assign(wells=by_sirna.size())
+    by_perturbation = correct(known).groupby(known["truth"])
+    return by_perturbation[["assigned", "raw"]].mean().assign(wells=by_perturbation.size())
 
 
-def worst_sirnas(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]:
-    """The siRNAs of lowest recall after assignment, worst first; ties by lower raw recall, more wells, label.
+def worst_perturbations(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]:
+    """The perturbations of lowest recall after assignment, worst first; ties by lower raw recall, more wells, label.
 
     Returns:
         For each its `truth`, `wells`, recalls `assigned` and `raw`; `by_cell_type`, a dictionary from cell type to (correct
         after assignment, wells); `mistaken_for`, pairs of a wrong prediction and its number of wells, most frequent first.
     """
-    recall = recall_by_sirna(wells)
+    recall = recall_by_perturbation(wells)
     order, ascending = ["assigned", "raw", "wells", "truth"], [True, True, False, True]
     worst = recall[recall["assigned"] < 1].sort_values(order, ascending=ascending).head(limit)
     known, found = scored(wells), []
@@ -194,7 +194,7 @@ def worst_sirnas(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]:
 def choose_examples(predictions: pd.DataFrame, right: int = 3, wrong: int = 5) -> tuple[Score | None, pd.DataFrame]:
     """Wells worth showing, of one score: unlabelled if its truth is known, else out of fold, else holdout.
 
-    The most confident first: confident wrong predictions suggest siRNAs with the same phenotype, or a swapped plate.
+    The most confident first: confident wrong predictions suggest perturbations with the same phenotype, or a swapped plate.
 
     Returns:
         The score of the wells (None if no truth is known) and their rows, correct ones first.

@@ -40,12 +40,12 @@ def statistics_wells(
     """
     chosen_W = domain_W == which
     if statistics == "controls":
-        controls_W = chosen_W & (table.well_type_W != TREATMENT)
+        controls_W = chosen_W & (table.role_W != TREATMENT)
         if not controls_W.any():
             plate = table.plate_W[np.flatnonzero(chosen_W)[0]]
             experiment = table.experiments[table.experiment_P[plate]]
             raise InputError(
-                f"{experiment} plate {table.plate_number_P[plate]}: no control wells for batch_norm.statistics controls; "
+                f"{experiment} plate {table.plate_name_P[plate]}: no control wells for batch_norm.statistics controls; "
                 "use all, or a wider batch_norm.domain"
             )
         chosen_W = controls_W

@@ -61,7 +61,7 @@ def fold_wells(
     Raises:
         InputError: there is nothing to train on.
     """
-    treatment_W = table.well_type_W == TREATMENT
+    treatment_W = table.role_W == TREATMENT
     chosen_W = np.ones(table.wells, dtype=bool)
     if cell_type is not None:
         if cell_type not in table.cell_types:
@@ -140,7 +140,7 @@ def validation_score(
     treatments = len(screen.vocabulary.treatments)
     truth_W = table.class_W[wells].astype(np.intp)
     experiments_W = [table.experiments[e] for e in table.experiment_W[wells]]
-    plates_W = [int(p) for p in table.plate_number_P[table.plate_W[wells]]]
+    plates_W = table.plate_name_P[table.plate_W[wells]].tolist()
     kind = "group" if selection == "last" else selection
     return lambda logits_WK: selection_accuracy(
         kind, logits_WK[:, :treatments], truth_W, experiments_W, plates_W, groups, prior

@@ -135,7 +135,7 @@ def _own_names(tensors: Mapping[str, Tensor], config: BackboneConfig, own: Itera
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     mine = {n.removeprefix("backbone."): value for n, value in tensors.items() if n.startswith("backbone.")}
     if mine and not set(own) & tensors.keys():
-        return mine  # pretrain's output; its classifier is for that screen's siRNAs
+        return mine  # pretrain's output; its classifier is for that screen's perturbations
     if config.kind == "xception" and any(re.match(r"block\d+\.rep\.", name) for name in tensors):
         return {_from_legacy(name, config): value for name, value in tensors.items()}
     return dict(tensors)
@@ -176,9 +176,9 @@ def _begins_with(name: str, layers: Iterable[str]) -> bool:
 class CopiedWeights:
     """Which classes of a network kept an earlier run's weights."""
 
-    known: tuple[str, ...]  # siRNAs of both screens, whose rows of the head were copied
-    new: tuple[str, ...]  # siRNAs of this screen only, whose rows stay random
-    left_out: tuple[str, ...]  # siRNAs of the earlier screen only
+    known: tuple[str, ...]  # perturbations of both screens, whose rows of the head were copied
+    new: tuple[str, ...]  # perturbations of this screen only, whose rows stay random
+    left_out: tuple[str, ...]  # perturbations of the earlier screen only
 
     def sentence(self, backbone: str, source: str) -> str:
         """The result in one line, for the user."""
@@ -190,7 +190,7 @@ class CopiedWeights:
 def copy_pretrained(
     network: Classifier, file: Path, then: Sequence[str], now: Sequence[str], source: str
 ) -> CopiedWeights:
-    """Overwrites a network's random weights: the whole backbone, and the head's rows of siRNAs that both screens have.
+    """Overwrites a network's random weights: the whole backbone, and the head's rows of perturbations that both screens have.
 
     Args:
         network: the new run's network.

@@ -25,7 +25,7 @@ from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import InferSettings, LearningSettings
 from components.core.learning.team import ALONE, Team
-from components.core.screen.packed import TREATMENT, WELL_TYPES, SiteTable
+from components.core.screen.packed import ROLES, TREATMENT, SiteTable
 from components.core.storage.arrays import (
     EmbeddedWells,
     LogitsDirectory,
@@ -84,7 +84,7 @@ class FoldPrediction:
     """The predictions of one fold and cell type.
 
     Attributes:
-        logits: means over sites, views and backbones, by role: oof, unlabelled, holdout.
+        logits: means over sites, views and backbones, by use: oof, unlabelled, holdout.
         embeddings: embeddings of all wells of the cell type, by backbone; empty if they are disabled.
         screen: digest of the screen's manifest.
     """
@@ -154,7 +154,7 @@ def predict_fold(
     settings: InferSettings,
     pieces: Pieces | None = None,
 ) -> FoldPrediction:
-    """Logits of a fold's wells by role, averaged over sites, views and backbones, and embeddings of all wells.
+    """Logits of a fold's wells by use, averaged over sites, views and backbones, and embeddings of all wells.
 
     Args:
         networks: the networks by backbone, on the images' device.
@@ -189,10 +189,10 @@ def predict_held_out(
 
     The arguments are those of predict_fold; the manifest may be a model's reference for its training screen.
     """
-    treatment_W = held_out.table.well_type_W == TREATMENT
+    treatment_W = held_out.table.role_W == TREATMENT
     requested = {"holdout": np.flatnonzero(_of_type(held_out.table, cell_type) & treatment_W)}
-    roles = np.where(treatment_W, "holdout", "control")
-    found = _predict(networks, held_out, cell_type, requested, roles, screen, settings, pieces or Pieces())
+    uses = np.where(treatment_W, "holdout", "control")
+    found = _predict(networks, held_out, cell_type, requested, uses, screen, settings, pieces or Pieces())
     none = _no_logits(screen)
     return replace(found, logits={"oof": none, "unlabelled": none, **found.logits})
 
@@ -212,7 +212,7 @@ def _predict(
     images: Images,
     cell_type: str,
     requested: Mapping[str, NDArray[np.intp]],
-    role_W: NDArray[Any],
+    use_W: NDArray[Any],
     screen: Manifest,
     settings: InferSettings,
     pieces: Pieces,
@@ -220,10 +220,10 @@ def _predict(
     """Mean logits of the requested wells and embeddings of all wells; a requested well passes through a backbone once."""
     predict, table, classes = settings.predict, images.table, screen.vocabulary.classes
     views = settings.embeddings.views if settings.embeddings.enabled else 0
-    role_names = {**_ROLE_NAMES, **({"holdout": "new"} if screen.model else {})}
+    use_names = {**_ROLE_NAMES, **({"holdout": "new"} if screen.model else {})}
     wells = np.flatnonzero(_of_type(table, cell_type))
     others = np.setdiff1d(wells, np.concatenate(list(requested.values())))
-    total = {role: np.zeros((len(of), len(classes)), dtype=np.float64) for role, of in requested.items()}
+    total = {use: np.zeros((len(of), len(classes)), dtype=np.float64) for use, of in requested.items()}
     embedded = {}
     for name, network in networks.items():
 
@@ -232,30 +232,30 @@ def _predict(
             return np.concatenate(both, 1)
 
         embedding_WE = np.empty((table.wells, network.embedding_size if views else 0), dtype=np.float32)
-        for role, of in requested.items():
-            progress.note(f"predicting {len(of)} {role_names[role]} wells by {name}")
+        for use, of in requested.items():
+            progress.note(f"predicting {len(of)} {use_names[use]} wells by {name}")
             if len(of):
-                both = pieces.of_wells(f"{role} by {name}", of, partial(compute, predict.views))
-                total[role] += both[:, : len(classes)]
+                both = pieces.of_wells(f"{use} by {name}", of, partial(compute, predict.views))
+                total[use] += both[:, : len(classes)]
                 embedding_WE[of] = both[:, len(classes) :]
         if not views:
             continue
         progress.note(f"embedding {len(others)} more wells by {name}")
         if len(others):
-            roles = " and ".join(requested)
-            embedding_WE[others] = pieces.of_wells(f"besides {roles} by {name}", others, partial(compute, 0))
+            uses = " and ".join(requested)
+            embedding_WE[others] = pieces.of_wells(f"besides {uses} by {name}", others, partial(compute, 0))
         columns = {
             "id_code": table.id_code_W[wells],
             "experiment": [table.experiments[e] for e in table.experiment_W[wells]],
-            "plate": table.plate_number_P[table.plate_W[wells]],
+            "plate": table.plate_name_P[table.plate_W[wells]],
             "well": table.well_W[wells],
-            "well_type": [WELL_TYPES[t] for t in table.well_type_W[wells]],
+            "well_type": [ROLES[t] for t in table.role_W[wells]],
             "sirna": [None if k < 0 else classes[k] for k in table.class_W[wells]],
-            "role": role_W[wells],
+            "role": use_W[wells],
         }
         embedded[name] = EmbeddedWells(pd.DataFrame(columns), embedding_WE[wells])
-    ids = {role: tuple(str(id_code) for id_code in table.id_code_W[of]) for role, of in requested.items()}
-    logits = {role: WellLogits(ids[role], (total[role] / len(networks)).astype(np.float32)) for role in requested}
+    ids = {use: tuple(str(id_code) for id_code in table.id_code_W[of]) for use, of in requested.items()}
+    logits = {use: WellLogits(ids[use], (total[use] / len(networks)).astype(np.float32)) for use in requested}
     return FoldPrediction(logits, embedded, screen.digest())
 
 
@@ -265,9 +265,9 @@ def _of_type(table: SiteTable, cell_type: str) -> NDArray[np.bool_]:
 
 
 def _roles(images: Images, wells: FoldWells) -> NDArray[np.object_]:
-    """Role of every well of the fold's screen, (W,)."""
-    role_W: NDArray[np.object_] = np.full(images.table.wells, "training", dtype=object)
-    role_W[wells.validation] = "out_of_fold"
-    role_W[wells.unlabelled] = "unlabelled"
-    role_W[images.table.well_type_W != TREATMENT] = "control"
-    return role_W
+    """Use of every well of the fold's screen, (W,)."""
+    use_W: NDArray[np.object_] = np.full(images.table.wells, "training", dtype=object)
+    use_W[wells.validation] = "out_of_fold"
+    use_W[wells.unlabelled] = "unlabelled"
+    use_W[images.table.role_W != TREATMENT] = "control"
+    return use_W

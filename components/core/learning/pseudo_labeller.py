@@ -60,7 +60,7 @@ class PseudoLabeller:
         self._pairs, self._images, self._screen, self._groups, self._settings = pairs, images, screen, groups, settings
         self._seed = seed
         self._experiments = [table.experiments[e] for e in table.experiment_W[self.wells]]
-        self._plates = [int(p) for p in table.plate_number_P[table.plate_W[self.wells]]]
+        self._plates = table.plate_name_P[table.plate_W[self.wells]].tolist()
         self._fused: FusedLabels | None = None
         if fused is not None:
             self._fused = read_fused_labels(

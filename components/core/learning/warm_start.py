@@ -89,7 +89,7 @@ def _scored(
 ) -> list[Scored]:
     found = [Scored(experiment, "held out") for experiment in held_out]
     for plate in plates:
-        wells = tuple(well.id_code for well in plate.wells if well.well_type == "treatment")
+        wells = tuple(well.id_code for well in plate.wells if well.role == "treatment")
         if not plate.labelled:
             found.append(Scored(plate.experiment, "unlabelled", wells=wells))
         else:

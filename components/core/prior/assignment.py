@@ -1,9 +1,9 @@
 """The three predictions of a well: raw, within its plate's group, assigned one to one. Pure NumPy and SciPy.
 
-The wells of a plate compete for the siRNAs of its group; without a clear arrangement, all wells of an experiment compete for
+The wells of a plate compete for the perturbations of its group; without a clear arrangement, all wells of an experiment compete for
 all treatments.
 
-W wells, K treatment siRNAs; lower case w and k for the wells and siRNAs of one competition.
+W wells, K treatment perturbations; lower case w and k for the wells and perturbations of one competition.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from numpy.typing import NDArray
 from components.core.config import PriorConfig
 from components.core.prior.balancing import assign_plate, balanced, expected
 from components.core.prior.plate_groups import Arrangement, PlateGroups
+from components.core.screen.wells import natural_key
 
 TOP = 5
 
 
 @dataclass(frozen=True)
 class Competition:
-    """Wells that each hold a different siRNA out of a set."""
+    """Wells that each hold a different perturbation out of a set."""
 
     experiment: str
-    plate: int | None
-    """plate number; None if all plates of the experiment compete together"""
+    plate: str | None
+    """its name; None if all plates of the experiment compete together"""
     wells_w: NDArray[np.intp]
     """indices of the wells, ascending"""
     classes_k: NDArray[np.intp]
-    """indices of the treatment siRNAs they may hold, ascending"""
+    """indices of the treatment perturbations they may hold, ascending"""
 
     def log_prob(self, logits_WK: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Log-softmax of its wells over its siRNAs, nats, shape (w, k)."""
+        """Log-softmax of its wells over its perturbations, nats, shape (w, k)."""
         return np.asarray(
             scipy.special.log_softmax(logits_WK[np.ix_(self.wells_w, self.classes_k)].astype(np.float64), axis=1)
         )
@@ -43,18 +44,18 @@ class Competition:
 
 def competitions(
     experiments_W: Sequence[str],
-    plates_W: Sequence[int],
+    plates_W: Sequence[str],
     arrangements: Mapping[str, Arrangement],
     groups: PlateGroups,
     prior: PriorConfig,
 ) -> list[Competition]:
     """Splits wells into competitions: each plate for its group, or a whole experiment without a clear arrangement for all.
 
-    Such an experiment with more wells than there are treatments is in no competition, because siRNAs repeat.
+    Such an experiment with more wells than there are treatments is in no competition, because perturbations repeat.
 
     Args:
         experiments_W: the experiment of each well.
-        plates_W: the plate number of each well.
+        plates_W: the plate of each well.
         arrangements: the arrangement of every experiment among the wells.
         groups: the groups learned from labelled plates.
         prior: the margin and separation to accept.
@@ -69,8 +70,8 @@ def competitions(
             if of_experiment_W.sum() <= len(everyone):
                 found.append(Competition(experiment, None, np.flatnonzero(of_experiment_W), everyone))
             continue
-        # Plates hold disjoint siRNA groups, so each is its own problem (RxRx1 design).
-        for plate in np.unique(plate_W[of_experiment_W]).tolist():
+        # Plates hold disjoint perturbation groups, so each is its own problem (RxRx1 design).
+        for plate in sorted(set(plate_W[of_experiment_W].tolist()), key=natural_key):
             wells_w = np.flatnonzero(of_experiment_W & (plate_W == plate))
             found.append(Competition(experiment, plate, wells_w, groups.members[arrangement.groups[plate]]))
     return found
@@ -92,10 +93,10 @@ class Temperatures:
 class WellPredictions:
     """The predictions of wells at each stage: class indices and calibrated probabilities, one a well."""
 
-    sirna_W: NDArray[np.intp]
+    perturbation_W: NDArray[np.intp]
     confidence_W: NDArray[np.float64]
     margin_W: NDArray[np.float64]
-    """confidence minus the largest other probability of the well; negative if another siRNA is more probable"""
+    """confidence minus the largest other probability of the well; negative if another perturbation is more probable"""
     raw_W: NDArray[np.intp]
     raw_confidence_W: NDArray[np.float64]
     raw_uncalibrated_W: NDArray[np.float64]
@@ -127,7 +128,7 @@ def predict_wells(
     raw_W = logits_WK.argmax(axis=1)
     raw_confidence_W = prob_WK[everyone, raw_W]
     raw_uncalibrated_W = scipy.special.softmax(logits_WK.astype(np.float64), axis=1)[everyone, raw_W]
-    sirna_W, group_W = raw_W.copy(), raw_W.copy()
+    perturbation_W, group_W = raw_W.copy(), raw_W.copy()
     confidence_W, group_confidence_W = raw_confidence_W.copy(), raw_confidence_W.copy()
     margin_W = confidence_W - _largest_other(prob_WK, raw_W)
     for part in parts:
@@ -138,15 +139,15 @@ def predict_wells(
         group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
         # At temperature 1: temperatures are fitted on labels, which must not affect a prediction on a plate with missing wells.
         balanced_wk = balanced(part.log_prob(logits_WK), prior)
-        # With missing wells, column scalings matter: a sharp balance's would crowd the present siRNAs together.
+        # With missing wells, column scalings matter: a sharp balance's would crowd the present perturbations together.
         complete = len(part.wells_w) == len(part.classes_k)
         assigned_w = assign_plate(balanced_wk if complete else expected(part.log_prob(logits_WK), balanced_wk, prior))
         prob_wk = scipy.special.softmax(balanced_wk / temperatures.balanced, axis=1)
-        sirna_W[part.wells_w] = part.classes_k[assigned_w]
+        perturbation_W[part.wells_w] = part.classes_k[assigned_w]
         confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]
         margin_W[part.wells_w] = prob_wk[rows_w, assigned_w] - _largest_other(prob_wk, assigned_w)
     return WellPredictions(
-        sirna_W, confidence_W, margin_W,
+        perturbation_W, confidence_W, margin_W,
         raw_W, raw_confidence_W, raw_uncalibrated_W,
         group_W, group_confidence_W, top_W5,
     )  # fmt: skip

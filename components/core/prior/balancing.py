@@ -1,9 +1,9 @@
 """Balancing and one-to-one assignment of a plate's probabilities. Pure NumPy and SciPy.
 
-Balanced probabilities expect every siRNA of a plate equally often: by Sinkhorn normalisation, or by the class weights of a
+Balanced probabilities expect every perturbation of a plate equally often: by Sinkhorn normalisation, or by the class weights of a
 greedy search as in the CellSignal 2nd-place method.
 
-W wells, K siRNAs. Each well holds one siRNA (rows sum to 1) and each siRNA is expected W/K times (columns sum to W/K).
+W wells, K perturbations. Each well holds one of them (rows sum to 1) and each of them is expected W/K times (columns sum to W/K).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def expected(
 
 
 def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float, sharpness: float = 1.0) -> Balanced:
-    """Scales rows and columns until every siRNA is expected equally often: the closest such matrix in relative entropy.
+    """Scales rows and columns until every perturbation is expected equally often: the closest such matrix in relative entropy.
 
     A sweep is two matrix-vector products with one kernel, exp of the logits less their row maxima, in single precision
     until double is needed; every few sweeps the logs of the column scalings are extrapolated. Scalings that would become
@@ -88,8 +88,8 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     extrapolation (Walker and Ni 2011, doi:10.1137/10078356X) between plain sweeps.
     """
     _check(log_prob_WK)
-    wells, sirnas = log_prob_WK.shape
-    target = wells / sirnas
+    wells, perturbations = log_prob_WK.shape
+    target = wells / perturbations
     single_limit = SINGLE_PRECISION * max(1.0, target)
     enough_single, single_will_do = max(0.9 * tolerance, single_limit), 0.9 * tolerance >= single_limit
     scaled_WK = np.multiply(log_prob_WK, sharpness, dtype=np.float64)
@@ -137,14 +137,14 @@ def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps
     An extrapolation subtracts the combination of past differences that would cancel the last step if sweeps were
     linear. It is kept if it does not lower the dual objective, which plain sweeps always raise.
     """
-    wells, sirnas = kernel_WK.shape
-    target, kind = wells / sirnas, kernel_WK.dtype.type
+    wells, perturbations = kernel_WK.shape
+    target, kind = wells / perturbations, kernel_WK.dtype.type
     smallest, slack = 1e8 * np.finfo(kind).tiny, 8 * wells * np.finfo(kind).eps
-    log_K = plain_K = np.zeros(sirnas)
-    trail_2MK = np.empty((2, MEMORY + 1, sirnas))  # past sweeps, oldest first: log scalings and steps
+    log_K = plain_K = np.zeros(perturbations)
+    trail_2MK = np.empty((2, MEMORY + 1, perturbations))  # past sweeps, oldest first: log scalings and steps
     known, least, sweeps = 0, -np.inf, 0
     while True:
-        path_PK = np.empty((min(PERIOD, most - sweeps) + 1, sirnas), kind)
+        path_PK = np.empty((min(PERIOD, most - sweeps) + 1, perturbations), kind)
         path_PK[0] = np.exp(log_K)
         scale_W = 1 / (kernel_WK @ path_PK[0])
         column_K = scale_W @ kernel_WK
@@ -192,26 +192,26 @@ def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: in
 
     Source: the CellSignal 2nd-place method.
     """
-    wells, sirnas = log_prob_WK.shape
-    log_weight_K = np.zeros(sirnas)
+    wells, perturbations = log_prob_WK.shape
+    log_weight_K = np.zeros(perturbations)
     weighted_WK = log_prob_WK.astype(np.float64)
     best_W = weighted_WK.argmax(axis=1)
-    predicted_K = np.bincount(best_W, minlength=sirnas)
+    predicted_K = np.bincount(best_W, minlength=perturbations)
     for _ in range(iterations):
         most = int(predicted_K.argmax())
-        if predicted_K[most] <= -(-wells // sirnas):
+        if predicted_K[most] <= -(-wells // perturbations):
             break
         log_weight_K[most] -= step
         weighted_WK[:, most] -= step
         # A lowered class can only lose wells, so the others keep their arg-max.
         losing_w = np.flatnonzero(best_W == most)
         best_W[losing_w] = weighted_WK[losing_w].argmax(axis=1)
-        predicted_K = np.bincount(best_W, minlength=sirnas)
+        predicted_K = np.bincount(best_W, minlength=perturbations)
     return log_weight_K
 
 
 def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The most probable siRNAs of a plate's wells, (W,), if no siRNA appears twice.
+    """The most probable perturbations of a plate's wells, (W,), if no perturbation appears twice.
 
     Row constants (any softmax normaliser) do not change it; nor do column constants on a square plate, so balanced and
     plain log-probabilities give the same result there.
@@ -220,19 +220,19 @@ def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
         log_prob_WK: natural-log probabilities, or logits, shape (W, K), finite.
 
     Raises:
-        ValueError: more wells than siRNAs, or a value that is not finite.
+        ValueError: more wells than perturbations, or a value that is not finite.
 
     Source: linear sum assignment (Crouse 2016, doi:10.1109/TAES.2016.140952), as the CellSignal 2nd-place method
         post-processes.
     """
-    wells, sirnas = log_prob_WK.shape
-    if wells > sirnas:
-        raise ValueError(f"{wells} wells cannot each hold a different one of {sirnas} siRNAs")
+    wells, perturbations = log_prob_WK.shape
+    if wells > perturbations:
+        raise ValueError(f"{wells} wells cannot each hold a different one of {perturbations} siRNAs")
     if not np.isfinite(log_prob_WK).all():
         raise ValueError("log-probabilities must be finite")
     # With W <= K SciPy returns every row, in order.
-    _, sirna_W = scipy.optimize.linear_sum_assignment(log_prob_WK, maximize=True)
-    return sirna_W.astype(np.intp)
+    _, perturbation_W = scipy.optimize.linear_sum_assignment(log_prob_WK, maximize=True)
+    return perturbation_W.astype(np.intp)
 
 
 def _check(log_prob_WK: NDArray[np.float64]) -> None:

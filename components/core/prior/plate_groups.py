@@ -1,9 +1,9 @@
-"""The plate design: which siRNAs share a plate, and which plate of an experiment holds which group. Pure NumPy and SciPy.
+"""The plate design: which perturbations share a plate, and which plate of an experiment holds which group. Pure NumPy and SciPy.
 
 Each plate of an experiment holds one plate group; experiments differ in their arrangement, which plate holds which. Groups are
 learned from labelled plates; the arrangement of an experiment is inferred from its logits, never from its labels.
 
-N labelled plates, K treatment siRNAs, W wells of a plate, P plates of the design, G = P groups.
+N labelled plates, K treatment perturbations, W wells of a plate, P plates of the design, G = P groups.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.prior.balancing import assign_plate
-from components.core.screen.wells import Plate
+from components.core.screen.wells import Plate, natural_key
 from components.core.storage.manifest import PlateRecord
 
 Permutations = Literal["cyclic", "all"]
 # Candidates are enumerated; 8! = 40,320 of them still take no noticeable time.
 MOST_PLATES = 8
-# Two plates hold the same group if they share more than half of the smaller one's siRNAs: plates of one group differ
+# Two plates hold the same group if they share more than half of the smaller one's perturbations: plates of one group differ
 # by a few missing wells, plates of two groups share nothing, so both are far from one half.
 SAME_GROUP_OVERLAP = 0.5
-# Up to this fraction of wells outside their siRNA's group is a labelling mistake to report; with more there is no design.
+# Up to this fraction of wells outside their perturbation's group is a labelling mistake to report; with more there is no design.
 MOST_STRAYS = 0.05
 
 
@@ -38,8 +38,8 @@ class LabelledWell(NamedTuple):
     """One labelled treatment well."""
 
     experiment: str
-    plate: int
-    sirna: str
+    plate: str
+    perturbation: str
 
 
 class NoPlateDesignError(InputError):
@@ -50,16 +50,16 @@ class NoPlateDesignError(InputError):
 class PlateGroups:
     """The partition of the treatments into plate groups, numbered by first appearance, and the labelled arrangements."""
 
-    plates: tuple[int, ...]
-    """plate numbers of the design, ascending"""
+    plates: tuple[str, ...]
+    """plates of the design, in natural order"""
     members: tuple[NDArray[np.intp], ...]
     """treatment class indices of each group, ascending"""
-    arrangements: Mapping[str, Mapping[int, int]]
-    """for each labelled experiment the group on each of its plates, by plate number"""
+    arrangements: Mapping[str, Mapping[str, int]]
+    """for each labelled experiment the group on each of its plates"""
 
     @property
     def treatments(self) -> int:
-        """Number of treatment siRNAs, K."""
+        """Number of treatment perturbations, K."""
         return sum(len(classes) for classes in self.members)
 
     def group_of_class(self) -> NDArray[np.intp]:
@@ -80,11 +80,11 @@ def labelled_treatments(
         experiments: the experiments whose labels may be read, such as a fold's training experiments; None for all labelled.
     """
     return [
-        LabelledWell(plate.experiment, plate.plate, well.sirna)
+        LabelledWell(plate.experiment, plate.plate, well.perturbation)
         for plate in plates
         if plate.labelled and (experiments is None or plate.experiment in experiments)
         for well in plate.wells
-        if well.well_type == "treatment" and well.sirna is not None
+        if well.role == "treatment" and well.perturbation is not None
     ]
 
 
@@ -96,39 +96,39 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
         treatments: the treatment labels in class order.
 
     Raises:
-        NoPlateDesignError: the layout has no groups: no labelled wells, siRNAs repeated on a plate, plates of one
-            experiment that share their siRNAs, or siRNAs scattered over plates.
-        InputError: a design with a mistake in it: a siRNA in two groups or of unknown group, a number of groups that is not
+        NoPlateDesignError: the layout has no groups: no labelled wells, perturbations repeated on a plate, plates of one
+            experiment that share their perturbations, or perturbations scattered over plates.
+        InputError: a design with a mistake in it: a perturbation in two groups or of unknown group, a number of groups that is not
             the number of plates, or a label that is no treatment.
     """
     index = {label: k for k, label in enumerate(treatments)}
     wells = list(wells)
-    rows = sorted({(well.experiment, well.plate) for well in wells})
+    rows = sorted({(well.experiment, well.plate) for well in wells}, key=lambda row: (row[0], natural_key(row[1])))
     if not rows:
         raise NoPlateDesignError("no labelled treatment wells to learn plate groups from; set prior.enabled to false")
     row = {key: n for n, key in enumerate(rows)}
     holds_NK = np.zeros((len(rows), len(treatments)), dtype=bool)
-    for experiment, plate, sirna in wells:
-        if sirna not in index:
+    for experiment, plate, perturbation in wells:
+        if perturbation not in index:
             raise InputError(
-                f"experiment {experiment} plate {plate}: {sirna} is not a treatment siRNA; correct its label"
+                f"experiment {experiment} plate {plate}: {perturbation} is not a treatment siRNA; correct its label"
             )
-        n, k = row[experiment, plate], index[sirna]
+        n, k = row[experiment, plate], index[perturbation]
         if holds_NK[n, k]:
             raise NoPlateDesignError(
-                f"experiment {experiment} plate {plate}: {sirna} is on the plate twice; "
+                f"experiment {experiment} plate {plate}: {perturbation} is on the plate twice; "
                 "correct its label, or set prior.enabled to false"
             )
         holds_NK[n, k] = True
 
     group_N = _cluster(holds_NK)
     groups = int(group_N.max()) + 1
-    # A siRNA's home is the group on whose plates it is seen most often; -1 if it is on no plate.
+    # A perturbation's home is the group on whose plates it is seen most often; -1 if it is on no plate.
     votes_GK = np.stack([holds_NK[group_N == group].sum(axis=0) for group in range(groups)])
     home_K = np.where(votes_GK.any(axis=0), votes_GK.argmax(axis=0), -1).astype(np.intp)
     _check_strays(holds_NK, group_N, home_K, rows, treatments)
     arrangements = _arrange(group_N, rows)
-    plates = tuple(sorted({plate for _, plate in rows}))
+    plates = tuple(sorted({plate for _, plate in rows}, key=natural_key))
     if groups != len(plates):
         odd = rows[int(np.flatnonzero(group_N == np.bincount(group_N).argmin())[0])]
         raise InputError(
@@ -154,7 +154,7 @@ def _check_strays(
     holds_NK: NDArray[np.bool_],
     group_N: NDArray[np.intp],
     home_K: NDArray[np.intp],
-    rows: Sequence[tuple[str, int]],
+    rows: Sequence[tuple[str, str]],
     treatments: Sequence[str],
 ) -> None:
     stray_NK = holds_NK & (group_N[:, None] != home_K[None, :])
@@ -173,8 +173,8 @@ def _check_strays(
         )
 
 
-def _arrange(group_N: NDArray[np.intp], rows: Sequence[tuple[str, int]]) -> dict[str, dict[int, int]]:
-    arrangements: dict[str, dict[int, int]] = {}
+def _arrange(group_N: NDArray[np.intp], rows: Sequence[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    arrangements: dict[str, dict[str, int]] = {}
     for (experiment, plate), group in zip(rows, group_N.tolist(), strict=True):
         placed = arrangements.setdefault(experiment, {})
         twin = next((number for number, held in placed.items() if held == group), None)
@@ -188,7 +188,7 @@ def _arrange(group_N: NDArray[np.intp], rows: Sequence[tuple[str, int]]) -> dict
 
 
 def _infer_unseen(home_K: NDArray[np.intp], groups: int, treatments: Sequence[str]) -> NDArray[np.intp]:
-    """Puts siRNAs that are on no labelled plate into the only group of an even design that has room for them."""
+    """Puts perturbations that are on no labelled plate into the only group of an even design that has room for them."""
     unseen = np.flatnonzero(home_K < 0)
     if len(unseen) == 0:
         return home_K
@@ -206,8 +206,8 @@ def _infer_unseen(home_K: NDArray[np.intp], groups: int, treatments: Sequence[st
 class Arrangement:
     """The most probable group on each plate of one experiment."""
 
-    groups: Mapping[int, int]
-    """group index by plate number"""
+    groups: Mapping[str, int]
+    """group index by plate"""
     margin: float
     """lead over the second best arrangement in summed log-probability, nats; infinite if there is only one"""
     separation: float
@@ -273,7 +273,7 @@ def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[i
 
 
 def infer_arrangement(
-    logits_by_plate: Mapping[int, NDArray[np.floating]],
+    logits_by_plate: Mapping[str, NDArray[np.floating]],
     groups: PlateGroups,
     permutations: Permutations,
     experiment: str,
@@ -284,14 +284,14 @@ def infer_arrangement(
     the group; it is computed once for each pair of plate and group.
 
     Args:
-        logits_by_plate: treatment logits by plate number, at least one plate, each (W, K) and finite. Raw, because a
+        logits_by_plate: treatment logits by plate, at least one plate, each (W, K) and finite. Raw, because a
             temperature fitted on labels would let labels decide which arrangement is accepted.
         groups: the groups learned from labelled plates.
         permutations: the arrangements to choose among.
         experiment: its name, for errors.
 
     Raises:
-        InputError: a plate number the labelled experiments do not have, or more wells than any group has siRNAs.
+        InputError: a plate that the labelled experiments do not have, or more wells than any group has perturbations.
 
     Source: the plate restriction of the CellSignal 2nd-place method, here for any group-to-plate permutation.
     """
@@ -299,7 +299,7 @@ def infer_arrangement(
         if plate not in groups.plates:
             raise InputError(
                 f"experiment {experiment} has a plate {plate}, but labelled experiments have plates "
-                f"{', '.join(map(str, groups.plates))}; set prior.enabled to false"
+                f"{', '.join(groups.plates)}; set prior.enabled to false"
             )
     present = [p for p, plate in enumerate(groups.plates) if plate in logits_by_plate]
     numbers = [groups.plates[p] for p in present]
@@ -332,20 +332,20 @@ def infer_arrangement(
 def infer_arrangements(
     logits_WK: NDArray[np.floating],
     experiments_W: Sequence[str],
-    plates_W: Sequence[int],
+    plates_W: Sequence[str],
     groups: PlateGroups,
     permutations: Permutations,
 ) -> dict[str, Arrangement]:
     """The arrangement of every experiment among the wells, in sorted order; see `infer_arrangement`.
 
-    An experiment that fits no arrangement (unknown plate, more wells than a group has siRNAs) has a `problem` instead.
+    An experiment that fits no arrangement (unknown plate, more wells than a group has perturbations) has a `problem` instead.
     """
     found = {}
     experiment_W, plate_W = np.asarray(experiments_W), np.asarray(plates_W)
     for experiment in sorted(set(experiments_W)):
         of_experiment_W = experiment_W == experiment
         by_plate = {
-            int(plate): logits_WK[of_experiment_W & (plate_W == plate)] for plate in np.unique(plate_W[of_experiment_W])
+            plate: logits_WK[of_experiment_W & (plate_W == plate)] for plate in set(plate_W[of_experiment_W].tolist())
         }
         try:
             found[experiment] = infer_arrangement(by_plate, groups, permutations, experiment)
@@ -355,7 +355,7 @@ def infer_arrangements(
 
 
 def renumbered(arrangement: Arrangement, learned: PlateGroups, reference: PlateGroups) -> Arrangement:
-    """An arrangement of `learned` groups with the numbers of `reference`, the groups that share most siRNAs with them."""
+    """An arrangement of `learned` groups with the numbers of `reference`, the groups that share most perturbations with them."""
     shared_GG = np.array([[len(np.intersect1d(own, other)) for other in reference.members] for own in learned.members])
     number_G = shared_GG.argmax(axis=1)
     return replace(arrangement, groups={plate: int(number_G[group]) for plate, group in arrangement.groups.items()})
@@ -378,7 +378,7 @@ def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, label: s
     return score_GW
 
 
-def _complete(placed: Mapping[int, int], plates: Iterable[int]) -> tuple[int, ...] | None:
+def _complete(placed: Mapping[str, int], plates: Iterable[str]) -> tuple[int, ...] | None:
     """An experiment's groups in plate order, a single missing plate filled in; None if more are missing."""
     numbers = list(plates)
     missing = [plate for plate in numbers if plate not in placed]

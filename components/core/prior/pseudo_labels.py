@@ -4,7 +4,7 @@ An earlier run's predictions are assigned means over all folds, so they are bett
 replace the labels of unlabelled wells only, because the other folds trained on a fold's validation wells. Out-of-fold scores
 of such a further round are not independent of the labels, which its networks learned; unlabelled and holdout scores are.
 
-W wells, K treatment siRNAs; lower case w for the wells that an earlier run labels.
+W wells, K treatment perturbations; lower case w for the wells that an earlier run labels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PseudoLabels:
 def select(
     logits_WK: NDArray[np.floating],
     experiments_W: Sequence[str],
-    plates_W: Sequence[int],
+    plates_W: Sequence[str],
     groups: PlateGroups | None,
     prior: PriorConfig,
     previous_WK: NDArray[np.floating] | None = None,
@@ -60,7 +60,7 @@ def select(
     Args:
         logits_WK: new logits of the treatment classes, averaged over teachers and passes, (W, K).
         experiments_W: the experiment of each well.
-        plates_W: the plate number of each well.
+        plates_W: the plate of each well.
         groups: learned from the fold's training experiments; None if the screen has no plate design.
         prior: with `enabled` false, or without groups, labels are the arg-max of a plain softmax over treatments.
         previous_WK: the last refresh's `logits_WK`; None at the first.
@@ -88,7 +88,7 @@ def select(
     if prior.enabled and groups is not None:
         arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
         parts = competitions(experiments_W, plates_W, arrangements, groups, prior)
-    # Wells in no competition, without the prior or because siRNAs repeat, keep their arg-max.
+    # Wells in no competition, without the prior or because perturbations repeat, keep their arg-max.
     prob_WK = scipy.special.softmax(blended_WK.astype(np.float64), axis=1)
     class_W, confidence_W = prob_WK.argmax(axis=1), prob_WK.max(axis=1)
     left: list[NDArray[np.intp]] = []
@@ -128,7 +128,7 @@ class FusedLabels:
     """their treatment classes"""
     confidence_w: NDArray[np.float64]
     """their calibrated probabilities"""
-    plates_w: tuple[tuple[str, int], ...]
+    plates_w: tuple[tuple[str, str], ...]
     """experiment and plate of each"""
 
     def over(self, found: PseudoLabels, fraction: float) -> PseudoLabels:
@@ -150,7 +150,7 @@ def read_fused_labels(
     ids_W: Sequence[str],
     unlabelled_W: NDArray[np.bool_],
     experiments_W: Sequence[str],
-    plates_W: Sequence[int],
+    plates_W: Sequence[str],
     treatments: Sequence[str],
     source: str | None = None,
 ) -> FusedLabels:
@@ -161,12 +161,12 @@ def read_fused_labels(
         ids_W: id_codes of the wells that get pseudo-labels.
         unlabelled_W: which of them are unlabelled; the others are validation wells, which never get these labels.
         experiments_W: the experiment of each well.
-        plates_W: the plate number of each well.
+        plates_W: the plate of each well.
         treatments: the treatment labels in class order.
         source: the user's name of the file, for errors; None for its path.
 
     Raises:
-        InputError: the file cannot be read or lacks a column or a well, or a siRNA or confidence is not valid.
+        InputError: the file cannot be read or lacks a column or a well, or a perturbation or confidence is not valid.
     """
     # pandas is loaded only for a further round: training imports this module.
     from components.core.tables import TableFaults, read_table_file
@@ -194,5 +194,5 @@ def read_fused_labels(
         np.array(rows, dtype=np.intp)[order_w],
         np.array([column[label] for label in table["sirna"]], dtype=np.intp)[order_w],
         np.array(confidence, dtype=np.float64)[order_w],
-        tuple((experiments_W[row], int(plates_W[row])) for row in sorted(rows)),
+        tuple((experiments_W[row], plates_W[row]) for row in sorted(rows)),
     )

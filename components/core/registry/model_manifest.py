@@ -45,6 +45,7 @@ class ModelManifest(StoredRecord):
     KIND = "model's manifest"
     IF_DAMAGED = "publish its run again (`cellsignal models publish RUN --repair`)"
 
+    schema_version: int = Field(2, ge=1, description="version of the record's format")
     fingerprint: str = Field(pattern=f"^{FINGERPRINT}$", description="digest of all that determines the model")
     attempt: str = Field(pattern=r"^[0-9a-f]{32}$", description="folder of its files")
     name: str = Field(description="of the run's configuration")

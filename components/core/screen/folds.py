@@ -99,26 +99,26 @@ class DealtWell(NamedTuple):
 
     id_code: str
     experiment: str
-    plate: int
+    plate: str
     cell_type: str
-    sirna: str
+    perturbation: str
 
 
 def dealt_wells(plates: Iterable[Plate | PlateRecord]) -> list[DealtWell]:
     """The labelled treatment wells of plates."""
     return [
-        DealtWell(well.id_code, plate.experiment, plate.plate, plate.cell_type, well.sirna)
+        DealtWell(well.id_code, plate.experiment, plate.plate, plate.cell_type, well.perturbation)
         for plate in plates
         for well in plate.wells
-        if well.well_type == "treatment" and well.sirna is not None
+        if well.role == "treatment" and well.perturbation is not None
     ]
 
 
 def deal_wells(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, int]:
     """Gives each well the fold that holds it out, at random but evenly.
 
-    The folds' shares of an experiment differ by at most one well, and so do their shares of a siRNA's wells within a cell
-    type: a siRNA with no more wells than folds is never held out twice by the same fold. Plates are even to two wells.
+    The folds' shares of an experiment differ by at most one well, and so do their shares of a perturbation's wells within a cell
+    type: a perturbation with no more wells than folds is never held out twice by the same fold. Plates are even to two wells.
     The order of the wells does not matter.
 
     Returns:
@@ -127,13 +127,13 @@ def deal_wells(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, i
     Raises:
         InputError: a fold would stay empty.
 
-    Source: experiments and siRNAs are the two sides of a bipartite graph, wells its edges; cut into pieces of at most
+    Source: experiments and perturbations are the two sides of a bipartite graph, wells its edges; cut into pieces of at most
     `count` wells, both sides are even when no piece meets a fold twice, which is an edge colouring (König 1916).
     """
     shuffled = sorted(wells, key=lambda well: (hashed(seed, well.id_code), well.id_code))
     # An experiment's wells plate by plate, so that each piece but a plate's last is of one plate.
-    rows = _pieces([(well.experiment,) for well in shuffled], [(well.plate,) for well in shuffled], count)
-    columns = _pieces([(well.cell_type, well.sirna) for well in shuffled], [() for _ in shuffled], count)
+    rows = _pieces([(well.experiment,) for well in shuffled], [natural_key(well.plate) for well in shuffled], count)
+    columns = _pieces([(well.cell_type, well.perturbation) for well in shuffled], [() for _ in shuffled], count)
     preferred = [hashed(seed, f"fold of {well.id_code}")[0] % count for well in shuffled]
     folds = _colour_edges(list(zip(rows, columns, strict=True)), count, preferred)
     if set(folds) != set(range(count)):
@@ -145,7 +145,7 @@ def deal_wells(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, i
     return {id_code: fold_of[id_code] for id_code in sorted(fold_of, key=natural_key)}
 
 
-def _pieces(owners: Sequence[tuple[str, ...]], order: Sequence[tuple[int, ...]], size: int) -> list[Hashable]:
+def _pieces(owners: Sequence[tuple[str, ...]], order: Sequence[tuple[object, ...]], size: int) -> list[Hashable]:
     """For each well its owner and the number of the piece it falls into, pieces of `size` filled in the given order."""
     seen: defaultdict[tuple[str, ...], int] = defaultdict(int)
     pieces: list[Hashable] = [None] * len(owners)

@@ -19,7 +19,7 @@ cv2.setNumThreads(0)  # threads run over sites; OpenCV's own would compete with 
 
 BINS = 256
 _EXACT_IN_FLOAT32 = 2**24
-PlateKey = tuple[str, int]
+PlateKey = tuple[str, str]
 """Experiment and plate number."""
 
 

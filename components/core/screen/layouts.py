@@ -8,7 +8,7 @@
              images/EXPERIMENT/PlateP/WELL_sSITE_wCHANNEL.png
 
 A layout is a small reader that makes one typed table of wells from its own tables; whatever follows knows that table alone.
-Labels stay as they are written: their digits mean nothing, since the releases number the siRNAs in unrelated ways.
+Labels stay as they are written: their digits mean nothing, since the releases number the perturbations in unrelated ways.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from components.core.config import ScreenConfig
 from components.core.errors import InputError
 from components.core.screen.screen_source import ScreenSource, UnreadableError, source_of
 from components.core.screen.wells import Plate, Screen, Well, is_well_name, natural_key
-from components.core.storage.manifest import Vocabulary, WellType
+from components.core.storage.manifest import Role, Vocabulary
 from components.core.tables import ABSENT, TableFaults, read_table
 
 Split = Literal["train", "test"]
@@ -37,7 +37,7 @@ LEAST_USUAL_WELLS = 4
 _EXPERIMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)-[A-Za-z0-9._]+")
 _PLATE = re.compile(r"[1-9][0-9]{0,5}")
 _SITE = re.compile(r"[1-9][0-9]{0,2}")
-_WELL_TYPES = get_args(WellType)
+_ROLES = get_args(Role)
 _CONTROLS = ("positive_control", "negative_control")
 
 
@@ -45,8 +45,8 @@ _CONTROLS = ("positive_control", "negative_control")
 class WellTable:
     """The wells of one file, one a row, indexed by their line.
 
-    Columns: id_code, experiment, cell_type, well, split (Split), well_type (WellType) and sirna, all text, and plate, int64.
-    sirna is None for treatments of unlabelled experiments, and if labels are not read.
+    Columns: id_code, experiment, cell_type, plate, well, split (Split), role (Role) and perturbation, all text.
+    perturbation is None for treatments of unlabelled experiments, and if labels are not read.
     """
 
     wells: pd.DataFrame
@@ -130,7 +130,7 @@ def _read(source: ScreenSource, cell_types: Sequence[str] | None, labels: bool) 
     wells = pd.concat([table.wells for table in tables], keys=range(len(tables)), names=["file", "line"]).reset_index()
     if wells.empty:
         raise InputError(f"{source.address()}: the screen is empty, its tables have no wells")
-    wells = wells.sort_values("well_type", key=lambda kind: kind != "treatment", kind="stable", ignore_index=True)
+    wells = wells.sort_values("role", key=lambda kind: kind != "treatment", kind="stable", ignore_index=True)
     check = _Checks(layout, source, [table.faults for table in tables], wells)
     check.unique()
     check.experiments()
@@ -177,7 +177,7 @@ def _typed(table: pd.DataFrame, faults: TableFaults, id_column: str, cell_types:
             "id_code": table[id_column],
             "experiment": experiment,
             "cell_type": cell_type,
-            "plate": plate.where(numbered, "0").astype("int64"),
+            "plate": plate,
             "well": well,
         }
     )
@@ -205,8 +205,8 @@ def _read_kaggle(
             faults.require_one_of(["well_type"], _CONTROLS, f"expected {' or '.join(_CONTROLS)}")
         faults.check()
         wells["split"] = split
-        wells["well_type"] = table["well_type"] if "well_type" in columns else "treatment"
-        wells["sirna"] = table["sirna"].astype(object) if "sirna" in columns else None
+        wells["role"] = table["well_type"] if "well_type" in columns else "treatment"
+        wells["perturbation"] = table["sirna"].astype(object) if "sirna" in columns else None
         tables.append(WellTable(wells, faults))
     return tables
 
@@ -216,7 +216,7 @@ def _read_rxrx(
 ) -> list[WellTable]:
     """The column sirna, the manufacturer's number, is not read.
 
-    The release gives the siRNAs of unlabelled treatments too: the truth that predictions are compared with. They stay unread.
+    The release gives the labels of unlabelled treatments too: the truth that predictions are compared with. They stay unread.
     """
     of_well = ["dataset", "well_type", *(["sirna_id"] if labels else [])]
     columns = ["well_id", "experiment", "plate", "well", "cell_type", "site", *of_well]
@@ -224,7 +224,7 @@ def _read_rxrx(
     wells = _typed(table, faults, "well_id", cell_types)
     faults.require(["cell_type", "site", "dataset", "well_type"])
     faults.require_one_of(["dataset"], get_args(Split), "expected train or test")
-    faults.require_one_of(["well_type"], _WELL_TYPES, f"expected {' or '.join(_WELL_TYPES)}")
+    faults.require_one_of(["well_type"], _ROLES, f"expected {' or '.join(_ROLES)}")
     other = wells["cell_type"].notna() & (table["cell_type"] != wells["cell_type"])
     texts = wells["cell_type"][other].map(lambda name: f"expected {name}, as the experiment's name begins")
     faults.add("cell_type", other, texts)
@@ -232,13 +232,13 @@ def _read_rxrx(
     faults.add("site", ~site.isin([s for s in site.unique() if _SITE.fullmatch(s)]), "expected a whole number from 1")
     faults.check()
     faults.add("site", table.duplicated(["well_id", "site"]), "the site appears twice: remove one of the rows")
-    wells["split"], wells["well_type"] = table["dataset"], table["well_type"]
-    wells["sirna"] = None
+    wells["split"], wells["role"] = table["dataset"], table["well_type"]
+    wells["perturbation"] = None
     if labels:
         shown = (table["dataset"] != "test") | (table["well_type"] != "treatment")
         missing = shown & table["sirna_id"].str.lower().isin(ABSENT)
         faults.add("sirna_id", missing, "it is empty: fill it in or remove the row")
-        wells["sirna"] = table["sirna_id"].astype(object).where(shown, None)
+        wells["perturbation"] = table["sirna_id"].astype(object).where(shown, None)
         table = table.assign(sirna_id=table["sirna_id"].where(shown, ""))
     first = table.index.to_series().groupby(table["well_id"]).transform("first")
     for field in of_well:
@@ -302,7 +302,7 @@ class _Checks:
     def experiments(self) -> None:
         """Each experiment has treatments in one half of the tables, and nothing in the other."""
         wells = self._wells
-        treated = wells[wells["well_type"] == "treatment"].drop_duplicates("experiment")
+        treated = wells[wells["role"] == "treatment"].drop_duplicates("experiment")
         half = wells["experiment"].map(treated.set_index("experiment")["split"])
         for well in self._rows(half.isna()):
             table = self._source.address(self._layout.treatments[well.split])
@@ -315,28 +315,28 @@ class _Checks:
             self._add(well, "experiment", f"{advice}; an experiment is either labelled or not")
 
     def labels(self) -> None:
-        """A siRNA has one well type, controls of unlabelled experiments are known, and no label is a slip."""
-        field, sirna, kind = self._layout.label, self._wells["sirna"], self._wells["well_type"]
-        labelled, control = sirna.notna(), kind != "treatment"
-        first = self._first("sirna")
-        for well in self._rows(labelled & (kind != sirna.map({label: row.well_type for label, row in first.items()}))):
-            other = first[well.sirna]
-            advice = (
-                f"a {well.well_type} here and a {other.well_type} in {self._place(other)}; a siRNA has one well type"
-            )
+        """A perturbation has one well type, controls of unlabelled experiments are known, and no label is a slip."""
+        field, perturbation, kind = self._layout.label, self._wells["perturbation"], self._wells["role"]
+        labelled, control = perturbation.notna(), kind != "treatment"
+        first = self._first("perturbation")
+        for well in self._rows(
+            labelled & (kind != perturbation.map({label: row.role for label, row in first.items()}))
+        ):
+            other = first[well.perturbation]
+            advice = f"a {well.role} here and a {other.role} in {self._place(other)}; a siRNA has one well type"
             self._add(well, field, advice)
 
-        trained = sirna[labelled & control & (self._wells["split"] == "train")].unique()
+        trained = perturbation[labelled & control & (self._wells["split"] == "train")].unique()
         hint = "correct the label" if len(trained) else "add the controls of labelled experiments"
-        for well in self._rows(labelled & (self._wells["split"] == "test") & ~sirna.isin(trained)):
+        for well in self._rows(labelled & (self._wells["split"] == "test") & ~perturbation.isin(trained)):
             self._add(well, field, f"an unknown siRNA: no training control has it; {hint}")
 
         # A label in one well alone, if the others are in every experiment, is a slip.
-        count = sirna[labelled & ~control].value_counts()
+        count = perturbation[labelled & ~control].value_counts()
         usual = int(count.sort_values().iloc[len(count) // 2]) if len(count) else 0
         if usual >= LEAST_USUAL_WELLS:
             advice = f"an unknown siRNA: no other well has it, and most siRNAs are in {usual} wells"
-            for well in self._rows(labelled & ~control & sirna.isin(count.index[count == 1])):
+            for well in self._rows(labelled & ~control & perturbation.isin(count.index[count == 1])):
                 self._add(well, field, f"{advice}; correct the label or remove the row")
 
     def _rows(self, chosen: pd.Series[bool]) -> Iterator[Any]:
@@ -357,15 +357,15 @@ class _Checks:
 
 def _vocabulary(wells: pd.DataFrame) -> Vocabulary:
     """The screen's classes, in natural order of their labels."""
-    labels = wells[wells["sirna"].notna()].groupby("well_type")["sirna"].unique()
-    treatments, positives, negatives = (tuple(sorted(labels.get(kind, ()), key=natural_key)) for kind in _WELL_TYPES)
+    labels = wells[wells["perturbation"].notna()].groupby("role")["perturbation"].unique()
+    treatments, positives, negatives = (tuple(sorted(labels.get(kind, ()), key=natural_key)) for kind in _ROLES)
     return Vocabulary(treatments=treatments, positives=positives, negatives=negatives)
 
 
 def _plates(layout: Layout, wells: pd.DataFrame, holdout: Collection[str]) -> tuple[Plate, ...]:
     """The plates: experiments in natural order, numbers ascending, wells in row-major order."""
     wells = wells.sort_values("well", ignore_index=True)
-    all_wells = list(map(Well, *(wells[column].tolist() for column in ("id_code", "well", "well_type", "sirna"))))
+    all_wells = list(map(Well, *(wells[column].tolist() for column in ("id_code", "well", "role", "perturbation"))))
     plates = []
     for rows in wells.groupby(["experiment", "plate"], sort=False).indices.values():
         first: Any = next(wells.iloc[rows[:1]].itertuples())
@@ -380,4 +380,4 @@ def _plates(layout: Layout, wells: pd.DataFrame, holdout: Collection[str]) -> tu
                 wells=tuple(all_wells[row] for row in rows),
             )
         )
-    return tuple(sorted(plates, key=lambda plate: (natural_key(plate.experiment), plate.plate)))
+    return tuple(sorted(plates, key=lambda plate: (natural_key(plate.experiment), natural_key(plate.plate))))

@@ -73,17 +73,17 @@ def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
 def holdout_labels(screen: Screen) -> pd.DataFrame:
     """The labels that the held-out manifest hides: columns id_code and sirna, a row a held-out treatment well."""
     rows = [
-        (well.id_code, well.sirna)
+        (well.id_code, well.perturbation)
         for plate in screen.plates
         for well in plate.wells
-        if plate.holdout and well.well_type == "treatment" and well.sirna is not None
+        if plate.holdout and well.role == "treatment" and well.perturbation is not None
     ]
     return pd.DataFrame(rows, columns=["id_code", "sirna"])
 
 
 def controls_warnings(plates: Sequence[Plate]) -> list[str]:
     """A warning about plates without control wells, if there are any."""
-    bare = [plate.name for plate in plates if all(well.well_type == "treatment" for well in plate.wells)]
+    bare = [plate.name for plate in plates if all(well.role == "treatment" for well in plate.wells)]
     return [f"no control wells on {shortened(bare)}"] if bare else []
 
 
@@ -100,8 +100,8 @@ def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> Pl
             WellRecord(
                 id_code=well.id_code,
                 well=well.well,
-                well_type=well.well_type,
-                sirna=None if plate.holdout and well.well_type == "treatment" else well.sirna,
+                role=well.role,
+                perturbation=None if plate.holdout and well.role == "treatment" else well.perturbation,
                 sites=sites[well.well],
             )
             for well in plate.wells

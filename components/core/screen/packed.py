@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from components.core.errors import InputError, MissingObjectError
 from components.core.processes import cores
 from components.core.screen.ome_zarr import BadChunkError, decode_chunk
-from components.core.storage.manifest import Manifest, WellType
+from components.core.storage.manifest import Manifest, Role
 from components.core.storage.node_cache import NodeCache
 
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
 
-WELL_TYPES: tuple[WellType, ...] = get_args(WellType)
-TREATMENT, POSITIVE_CONTROL, NEGATIVE_CONTROL = range(len(WELL_TYPES))
-"""Codes in SiteTable.well_type_W."""
+ROLES: tuple[Role, ...] = get_args(Role)
+TREATMENT, POSITIVE_CONTROL, NEGATIVE_CONTROL = range(len(ROLES))
+"""Codes in SiteTable.role_W."""
 
 CORES = cores()
 _slots: SimpleQueue[None] = SimpleQueue()
@@ -43,13 +43,13 @@ class SiteTable:
 
     experiments: tuple[str, ...]  # in the manifest's order; experiment_P and experiment_W index it
     cell_types: tuple[str, ...]  # sorted; cell_type_P and cell_type_W index it
-    plate_number_P: NDArray[np.int32]
+    plate_name_P: NDArray[np.str_]
     experiment_P: NDArray[np.int32]
     cell_type_P: NDArray[np.int32]
     id_code_W: NDArray[np.str_]
     well_W: NDArray[np.str_]
     class_W: NDArray[np.int32]  # index into Vocabulary.classes, -1 if the label is hidden
-    well_type_W: NDArray[np.int8]  # TREATMENT, POSITIVE_CONTROL or NEGATIVE_CONTROL
+    role_W: NDArray[np.int8]  # TREATMENT, POSITIVE_CONTROL or NEGATIVE_CONTROL
     plate_W: NDArray[np.int32]
     experiment_W: NDArray[np.int32]
     cell_type_W: NDArray[np.int32]
@@ -80,20 +80,26 @@ class SiteTable:
         labelled_P = np.array([plate.labelled for plate in plates], np.bool_)
         plate_W = np.array([p for p, _ in wells], np.int32)
         classes = manifest.vocabulary.index()
-        unknown = next((well for _, well in wells if well.sirna is not None and well.sirna not in classes), None)
+        unknown = next(
+            (well for _, well in wells if well.perturbation is not None and well.perturbation not in classes), None
+        )
         if unknown is not None:
-            raise ValueError(f"well {unknown.id_code}: siRNA {unknown.sirna!r} is not in the manifest's vocabulary")
+            raise ValueError(
+                f"well {unknown.id_code}: siRNA {unknown.perturbation!r} is not in the manifest's vocabulary"
+            )
         sites_W = np.array([len(well.sites) for _, well in wells], np.int64)
         return cls(
             experiments=experiments,
             cell_types=cell_types,
-            plate_number_P=np.array([plate.plate for plate in plates], np.int32),
+            plate_name_P=np.array([plate.plate for plate in plates], np.str_),
             experiment_P=experiment_P,
             cell_type_P=cell_type_P,
             id_code_W=np.array([well.id_code for _, well in wells], np.str_),
             well_W=np.array([well.well for _, well in wells], np.str_),
-            class_W=np.array([-1 if well.sirna is None else classes[well.sirna] for _, well in wells], np.int32),
-            well_type_W=np.array([WELL_TYPES.index(well.well_type) for _, well in wells], np.int8),
+            class_W=np.array(
+                [-1 if well.perturbation is None else classes[well.perturbation] for _, well in wells], np.int32
+            ),
+            role_W=np.array([ROLES.index(well.role) for _, well in wells], np.int8),
             plate_W=plate_W,
             experiment_W=experiment_P[plate_W],
             cell_type_W=cell_type_P[plate_W],
@@ -261,6 +267,6 @@ class SiteReader:
         plate = table.plate_W[well]
         experiment = table.experiments[table.experiment_P[plate]]
         return InputError(
-            f"{experiment} plate {table.plate_number_P[plate]}, well {table.well_W[well]}, site {table.site_S[site]}: "
+            f"{experiment} plate {table.plate_name_P[plate]}, well {table.well_W[well]}, site {table.site_S[site]}: "
             f"its chunk {table.key_S[site]} {problem}; delete the plate from the store and run normalize again"
         )

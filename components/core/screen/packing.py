@@ -74,7 +74,7 @@ class PackedPlate(FrozenModel):
 
     packing: int = PACKING_VERSION
     experiment: str
-    plate: int
+    plate: str
     image_size: int
     images: str = Field(description="images_digest of its image files")
     histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")

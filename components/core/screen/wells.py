@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from components.core.storage.manifest import PlateRecord, Vocabulary, WellType
+from components.core.storage.manifest import PlateRecord, Role, Vocabulary
 
 ROWS = tuple("ABCDEFGHIJKLMNOP")
 COLUMNS = tuple(f"{column:02d}" for column in range(1, 25))
@@ -22,8 +22,8 @@ class Well:
 
     id_code: str  # EXPERIMENT_PLATE_WELL
     well: str  # row letter and two-digit column, B03
-    well_type: WellType
-    sirna: str | None  # in the input's encoding; None if it is unknown or must stay unread
+    role: Role
+    perturbation: str | None  # in the input's encoding; None if it is unknown or must stay unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Plate:
     """One plate of an experiment: its folder of images and the wells that the tables list."""
 
     experiment: str
-    plate: int
+    plate: str
     cell_type: str
     labelled: bool  # whether the labels of its treatments are known
     holdout: bool  # whether the configuration holds its experiment out of training
@@ -48,7 +48,7 @@ class Plate:
 class Screen:
     """The contents of the tables, checked."""
 
-    plates: tuple[Plate, ...]  # experiments in natural order, plates ascending
+    plates: tuple[Plate, ...]  # experiments in natural order, plates in natural order
     vocabulary: Vocabulary  # classes of the whole screen, held-out experiments included
 
     @property

@@ -2,7 +2,7 @@
 
 W wells, K all classes of the vocabulary, E embedding.
 
-A logits folder has `logits.npz`, which holds for each role the wells' id_codes and their logits, (W, K), and `meta.json` with
+A logits folder has `logits.npz`, which holds for each use the wells' id_codes and their logits, (W, K), and `meta.json` with
 the cell type, folds and training history. An embeddings folder has <backbone>/<cell type>/fold_<number>.parquet, one row a well,
 for pandas, polars, DuckDB and R. The files of a backbone are one table, whose embeddings have one length. Folder names are not
 hive's `key=value`: cell type, fold and backbone are columns of each file, and readers that derive a second column from a folder's
@@ -27,20 +27,20 @@ from components.image import VERSION
 if TYPE_CHECKING:
     import pandas as pd
 
-ROLES = ("oof", "unlabelled", "holdout")
+USES = ("oof", "unlabelled", "holdout")
 LOGITS_FILE, META_FILE = "logits.npz", "meta.json"
-EMBEDDINGS_SCHEMA = 1
+EMBEDDINGS_SCHEMA = 2
 ROW_GROUP = 4096
 """Rows of a row group: 32 MiB at 2,048 numbers a well, so a reader can read a file in parts."""
 
-Role = Literal["training", "out_of_fold", "unlabelled", "holdout", "control"]
+Use = Literal["training", "out_of_fold", "unlabelled", "holdout", "control"]
 """How the networks of a fold know a well: trained on its label, validate on it, saw its images alone, or not at all.
-Controls are a role of their own, wherever they are."""
+Controls are a use of their own, wherever they are."""
 
 
 @dataclass(frozen=True)
 class WellLogits:
-    """Logits of treatment wells of one role."""
+    """Logits of treatment wells of one use."""
 
     ids_W: tuple[str, ...]  # id_codes, all different
     logits_WK: NDArray[np.float32]  # over all classes of the vocabulary
@@ -55,7 +55,7 @@ class WellLogits:
 class LogitsDirectory:
     """The content of a logits folder."""
 
-    wells: Mapping[str, WellLogits]  # by role: oof, unlabelled, holdout
+    wells: Mapping[str, WellLogits]  # by use: oof, unlabelled, holdout
     meta: Mapping[str, Any]  # cell_type, folds, history, and fold if it is one fold's
 
     @property
@@ -72,9 +72,9 @@ class LogitsDirectory:
 def write_logits(directory: Path, content: LogitsDirectory) -> None:
     """Writes both files into an existing folder; not atomic, which is left to the caller."""
     arrays: dict[str, Any] = {}
-    for role in ROLES:
-        arrays[f"{role}_ids"] = np.array(content.wells[role].ids_W, dtype=np.str_)
-        arrays[f"{role}_logits"] = content.wells[role].logits_WK.astype(np.float32)
+    for use in USES:
+        arrays[f"{use}_ids"] = np.array(content.wells[use].ids_W, dtype=np.str_)
+        arrays[f"{use}_logits"] = content.wells[use].logits_WK.astype(np.float32)
     np.savez(directory / LOGITS_FILE, **arrays)
     (directory / META_FILE).write_text(json.dumps(content.meta, indent=1) + "\n", encoding="utf-8")
 
@@ -84,24 +84,24 @@ def read_logits(directory: Path) -> LogitsDirectory:
     try:
         meta = json.loads((directory / META_FILE).read_text(encoding="utf-8"))
         with np.load(directory / LOGITS_FILE, allow_pickle=False) as archive:
-            arrays = {role: (archive[f"{role}_ids"], archive[f"{role}_logits"]) for role in ROLES}
+            arrays = {use: (archive[f"{use}_ids"], archive[f"{use}_logits"]) for use in USES}
         _ = [meta[name] for name in ("cell_type", "folds", "history")]
         shapes = [(len(ids_W), logits_WK.shape) for ids_W, logits_WK in arrays.values()]
         if any(shape != (wells, shapes[0][1][-1]) for wells, shape in shapes):
-            raise ValueError(f"number of ids and shape of logits by role: {shapes}")
+            raise ValueError(f"number of ids and shape of logits by use: {shapes}")
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{directory}: damaged, or of another version ({error}); run the step that wrote it again"
         ) from None
     wells = {}
-    for role, (ids_W, logits_WK) in arrays.items():
+    for use, (ids_W, logits_WK) in arrays.items():
         ids, bad_W = tuple(map(str, ids_W)), ~np.isfinite(logits_WK).all(axis=1)
         if bad_W.any():
             raise InputError(
-                f"{directory / LOGITS_FILE}: {role} well {ids[int(bad_W.argmax())]} has a logit that is not finite; training "
+                f"{directory / LOGITS_FILE}: {use} well {ids[int(bad_W.argmax())]} has a logit that is not finite; training "
                 "diverged, lower its learning rate"
             )
-        wells[role] = WellLogits(ids, logits_WK.astype(np.float32))
+        wells[use] = WellLogits(ids, logits_WK.astype(np.float32))
     return LogitsDirectory(wells, meta)
 
 
@@ -110,9 +110,9 @@ class EmbeddedWells:
     """Embeddings of wells by one network.
 
     Attributes:
-        wells: a row a well: id_code (EXPERIMENT_PLATE_WELL, unique), experiment, plate (int32), well (B03), well_type
+        wells: a row a well: id_code (EXPERIMENT_PLATE_WELL, unique), experiment, plate, well (B03), well_type
             (treatment, positive_control or negative_control), sirna (label in the input's encoding; None if hidden),
-            role (see Role).
+            use (see Use).
         embedding_WE: float32, (W, E), in the order of the rows.
     """
 
@@ -155,7 +155,7 @@ def write_embeddings(
             "not finite; training diverged, lower its learning rate"
         )
     table = embedded.wells.assign(cell_type=cell_type, fold=fold, backbone=backbone)
-    numbers = ("plate", "fold")
+    numbers = ("fold",)
     columns = ("id_code", "experiment", "plate", "well", "cell_type", "well_type", "sirna", "role", "fold", "backbone")
     schema = pa.schema([(name, pa.int32() if name in numbers else pa.string()) for name in columns])
     flat = pa.array(np.ascontiguousarray(embedded.embedding_WE, dtype=np.float32).reshape(-1))

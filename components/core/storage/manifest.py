@@ -17,7 +17,7 @@ from components.core.errors import InputError
 from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
-WellType = Literal["treatment", "positive_control", "negative_control"]
+Role = Literal["treatment", "positive_control", "negative_control"]
 PixelType = Literal["uint8", "uint16"]
 
 
@@ -35,8 +35,8 @@ class WellRecord(FrozenModel):
 
     id_code: str = Field(description="EXPERIMENT_PLATE_WELL")
     well: str = Field(description="row letter and column, B03")
-    well_type: WellType
-    sirna: str | None = Field(description="label in the input's encoding; None if hidden")
+    role: Role
+    perturbation: str | None = Field(description="label in the input's encoding; None if hidden")
     sites: tuple[SiteRecord, ...]
 
 
@@ -44,7 +44,7 @@ class PlateRecord(FrozenModel):
     """One packed plate: immutable, an OME-Zarr 0.5 HCS plate under `prefix`."""
 
     experiment: str
-    plate: int
+    plate: str = Field(description="its name; any text")
     cell_type: str
     labelled: bool = Field(description="whether train.csv names its treatments")
     prefix: str = Field(description="key prefix of the plate in the store, without a trailing slash")
@@ -73,11 +73,11 @@ class Vocabulary(FrozenModel):
 
 
 class PlateDesign(FrozenModel):
-    """The prior: which siRNAs share a plate, and where the labelled experiments hold them."""
+    """The prior: which perturbations share a plate, and where the labelled experiments hold them."""
 
-    plates: tuple[int, ...] = Field(description="plate numbers, ascending")
+    plates: tuple[str, ...] = Field(description="names of the plates, in natural order")
     groups: tuple[tuple[str, ...], ...] = Field(description="treatments of each group, in class order")
-    arrangements: dict[str, dict[int, int]] = Field(description="for each labelled experiment the group on each plate")
+    arrangements: dict[str, dict[str, int]] = Field(description="for each labelled experiment the group on each plate")
 
 
 class ReferenceModel(FrozenModel):
@@ -97,6 +97,7 @@ class Manifest(StoredRecord):
     KIND = "screen manifest"
     IF_DAMAGED = "run again"
 
+    schema_version: int = Field(2, ge=1, description="version of the record's format")
     store: str = Field(description="s3://bucket[/prefix] that the plates' prefixes are relative to")
     channels: int
     image_size: int

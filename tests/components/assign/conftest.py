@@ -14,7 +14,7 @@ import pytest
 
 from components.assign.step import run
 from components.core.config import PriorConfig
-from components.core.storage.arrays import ROLES, LogitsDirectory, WellLogits, write_logits
+from components.core.storage.arrays import USES, LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary
 from tests.components.core.manifests import manifest as manifest_of
 from tests.components.core.manifests import plate_record
@@ -37,7 +37,7 @@ class Case:
     """The inputs of assign in a folder.
 
     Attributes:
-        truth: the true siRNA of every treatment well.
+        truth: the true perturbation of every treatment well.
         manifests: screen and holdout.
     """
 
@@ -51,7 +51,7 @@ class Case:
         held: Mapping[str, tuple[int, ...]] = HELD,
         claimed: Mapping[str, tuple[int, ...]] = {},
         absent: Mapping[str, Collection[str]] = MISSING,
-        roles: Collection[str] = ROLES,
+        roles: Collection[str] = USES,
         shift: float = 3.0,
         scattered: bool = False,
     ) -> Case:
@@ -60,13 +60,13 @@ class Case:
         Args:
             held: the group on each plate of each experiment.
             claimed: the same according to the labels, if they are wrong.
-            absent: siRNAs that an experiment lacks.
+            absent: perturbations that an experiment lacks.
             roles: roles of wells that have logits.
             shift: of the true class's logit.
-            scattered: whether siRNAs are shuffled over the plates of each experiment.
+            scattered: whether perturbations are shuffled over the plates of each experiment.
         """
         plates: dict[str, list[PlateRecord]] = {"screen": [], "holdout": []}
-        wells: dict[str, dict[str, np.ndarray]] = {role: {} for role in ROLES}
+        wells: dict[str, dict[str, np.ndarray]] = {role: {} for role in USES}
         bias = 0.8 * np.random.default_rng(11).standard_normal(len(VOCABULARY.classes))
         for experiment, groups in held.items():
             rng, role = np.random.default_rng(zlib.crc32(experiment.encode())), ROLE.get(experiment)
@@ -111,7 +111,7 @@ class Case:
         """The tables by role, and assign.json."""
         out = self.folder / "out"
         run(self.screen, self.holdout, self.logits, out, PriorConfig(**prior))
-        tables = {role: pd.read_csv(out / f"{role}.csv") for role in ROLES}
+        tables = {role: pd.read_csv(out / f"{role}.csv") for role in USES}
         return tables, json.loads((out / "assign.json").read_text())
 
     def accuracy(self, table: pd.DataFrame, column: str = "sirna") -> float:

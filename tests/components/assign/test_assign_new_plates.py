@@ -10,7 +10,7 @@ import pytest
 from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.registry.new_plates import design_of
-from components.core.storage.arrays import ROLES, read_logits
+from components.core.storage.arrays import USES, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
 from tests.components.assign.conftest import Case, manifest
 
@@ -37,7 +37,7 @@ class NewPlates:
         )
         bare = [plate.model_copy(update={"wells": ()}) for plate in self.trained.plates]
         self.case.write_manifests(manifest(bare, model=model), manifest(self.plates))
-        self.case.write_logits({role: self.logits if role == "holdout" else {} for role in ROLES})
+        self.case.write_logits({role: self.logits if role == "holdout" else {} for role in USES})
         return self.case.run(**prior)
 
 

@@ -29,7 +29,7 @@ def test_each_stage_is_more_accurate_in_every_role(case):
     assert all(entry["accepted"] and entry["margin"] > 5 for entry in found.values())
 
 
-def test_a_plate_holds_each_sirna_once_and_confidences_are_probabilities(case):
+def test_a_plate_holds_each_perturbation_once_and_confidences_are_probabilities(case):
     tables, summary = case.write(shift=1.5).run()
     for table in tables.values():
         assert (table.groupby(table["id_code"].str.rsplit("_", n=1).str[0])["sirna"].agg(lambda s: s.is_unique)).all()
@@ -87,9 +87,11 @@ def test_out_of_fold_labels_change_confidences_but_no_prediction(case, shift):
     def shuffled(plate):
         if plate.cell_type != "HUVEC" or not plate.labelled:
             return plate
-        treated = [well for well in plate.wells if well.well_type == "treatment"]
-        moved = dict(zip([w.id_code for w in treated], rng.permutation([w.sirna for w in treated]), strict=True))
-        wells = (well.model_copy(update={"sirna": moved.get(well.id_code, well.sirna)}) for well in plate.wells)
+        treated = [well for well in plate.wells if well.role == "treatment"]
+        moved = dict(zip([w.id_code for w in treated], rng.permutation([w.perturbation for w in treated]), strict=True))
+        wells = (
+            well.model_copy(update={"perturbation": moved.get(well.id_code, well.perturbation)}) for well in plate.wells
+        )
         return plate.model_copy(update={"wells": tuple(wells)})
 
     change_plates(case, shuffled)
@@ -103,8 +105,8 @@ def test_out_of_fold_labels_change_confidences_but_no_prediction(case, shift):
 
 def test_an_experiment_with_an_unknown_plate_is_predicted_among_all_treatments_or_rejected(case):
     case.write()
-    fourth = ("HUVEC-03", 4)
-    change_plates(case, lambda p: p.model_copy(update={"plate": 9}) if (p.experiment, p.plate) == fourth else p)
+    fourth = ("HUVEC-03", "4")
+    change_plates(case, lambda p: p.model_copy(update={"plate": "9"}) if (p.experiment, p.plate) == fourth else p)
     tables, summary = case.run()
     assert len(tables["unlabelled"]) == 4 * SIZE - 1
     assert tables["unlabelled"]["sirna"].is_unique, "one to one over the whole experiment"
@@ -135,7 +137,7 @@ def test_a_folds_own_labels_do_not_change_its_predictions(case):
 
 
 def test_a_fold_without_groups_in_the_other_folds_is_predicted_without_the_prior_or_rejected(case, tmp_path):
-    # One siRNA of each of two groups is in this experiment alone, so the others do not show their group.
+    # One perturbation of each of two groups is in this experiment alone, so the others do not show their group.
     case.write(absent={other: {TREATMENTS[0], TREATMENTS[SIZE]} for other in FOLDS if other != "HUVEC-01"})
     with pytest.raises(InputError, match="sirna_0 is on no labelled plate"):
         case.run(on_low_margin="refuse")

@@ -10,19 +10,21 @@ from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, 
 
 def plate_record(
     experiment: str,
-    plate: int,
+    plate: str | int,
     wells: Mapping[str, tuple[str, str | None]] | Iterable[WellRecord] = (),
     labelled: bool = False,
     prefix: str = "p",
     **fields: Any,
 ) -> PlateRecord:
-    """A plate of the experiment's cell type with the wells' records, or types and siRNAs of its wells by name."""
+    """A plate of the experiment's cell type with the wells' records, or types and perturbations of its wells by name."""
     if isinstance(wells, Mapping):
         wells = [
-            WellRecord(id_code=f"{experiment}_{plate}_{name}", well=name, well_type=kind, sirna=sirna, sites=())  # type: ignore[arg-type]
-            for name, (kind, sirna) in wells.items()
+            WellRecord(
+                id_code=f"{experiment}_{plate}_{name}", well=name, role=kind, perturbation=perturbation, sites=()
+            )  # type: ignore[arg-type]
+            for name, (kind, perturbation) in wells.items()
         ]
-    known = {"experiment": experiment, "plate": plate, "cell_type": experiment.split("-")[0], "labelled": labelled}
+    known = {"experiment": experiment, "plate": str(plate), "cell_type": experiment.split("-")[0], "labelled": labelled}
     return PlateRecord(**{**known, "prefix": prefix, "histograms": (), "wells": tuple(wells), **fields})
 
 

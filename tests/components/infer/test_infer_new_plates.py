@@ -85,7 +85,7 @@ KINDS = [
 def test_new_wells_get_the_logits_of_the_training_run(tmp_path: Path, kind: Kind, config: dict[str, Any]) -> None:
     prediction = Prediction(tmp_path, kind, **config)
     plates = prediction.normalize()
-    assert {well.sirna for plate in plates.plates for well in plate.wells} == {None}
+    assert {well.perturbation for plate in plates.plates for well in plate.wells} == {None}
     for fold in (0, 1):
         found = read_logits(prediction.infer(fold, name=f"out{fold}") / "logits")
         assert found.meta["fold"] == fold

@@ -60,7 +60,7 @@ def test_the_manifest_describes_the_whole_screen_and_a_second_run_packs_nothing(
     assert set(screen.folds) == set(LABELLED)
     assert set(screen.folds.values()) == {0, 1}
     assert (screen.warnings, holdout.plates, labels) == ((), (), [["id_code", "sirna"]])
-    hidden = {w.id_code for p in screen.plates for w in p.wells if w.sirna is None}
+    hidden = {w.id_code for p in screen.plates for w in p.wells if w.perturbation is None}
     assert hidden == {f"HUVEC-03_{plate}_{well}" for plate in (1, 2) for well in ("B03", "B04", "C02")}
     objects = dict(store.objects)
     store.puts.clear()
@@ -85,7 +85,7 @@ def test_wells_instead_of_experiments_are_dealt_to_folds(tiny: TinyScreen):
     plates = [plate for plate in screen.plates if plate.labelled]
     assert len(plates) == 4
     for plate in plates:
-        dealt = [w.well_type for w, fold in zip(plate.wells, plate.well_folds, strict=True) if fold >= 0]
+        dealt = [w.role for w, fold in zip(plate.wells, plate.well_folds, strict=True) if fold >= 0]
         assert dealt == ["treatment"] * 3
     assert sorted(fold for plate in plates for fold in plate.well_folds if fold >= 0) == [0] * 6 + [1] * 6
     assert all(plate.well_folds == () for plate in (*holdout.plates, *screen.plates) if not plate.labelled)
@@ -99,10 +99,10 @@ def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels
     assert not any(plate.labelled for plate in holdout.plates)
     assert holdout.vocabulary == screen.vocabulary
     assert holdout.folds == {}
-    by_type = {(well.well_type, well.sirna is None) for plate in holdout.plates for well in plate.wells}
+    by_type = {(well.role, well.perturbation is None) for plate in holdout.plates for well in plate.wells}
     assert by_type == {("treatment", True), ("positive_control", False), ("negative_control", False)}
     truth = {row["id_code"]: row["sirna"] for row in csv.DictReader((tiny.root / "train.csv").open())}
-    wells = [w.id_code for p in holdout.plates for w in p.wells if w.well_type == "treatment"]
+    wells = [w.id_code for p in holdout.plates for w in p.wells if w.role == "treatment"]
     assert labels == [["id_code", "sirna"], *([well, truth[well]] for well in wells)]
 
 

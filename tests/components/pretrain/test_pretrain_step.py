@@ -30,7 +30,7 @@ IMAGED = (*LABELLED, *UNLABELLED, "HUVEC-04")
 
 def run_of(out: Path, store: ObjectStore, **changes: Any) -> TrainingRun:
     """A run of one backbone; its folder's name is its key."""
-    # The tiny plates are no groups that a new siRNA could join.
+    # The tiny plates are no groups that a new perturbation could join.
     config = changed(RUN.model_copy(update={"backbones": (SLIM,), **changes}), prior={"enabled": False})
     return TrainingRun(out, store.uri(""), config)
 
@@ -56,7 +56,7 @@ def old(folder_store: ObjectStore, tmp_path: Path, tiny: TinyScreen) -> Training
 
 @pytest.fixture
 def larger(tmp_path: Path) -> Path:
-    """The same screen with an experiment more, and another siRNA in two of its wells."""
+    """The same screen with an experiment more, and another perturbation in two of its wells."""
     screen = TinyScreen(tmp_path / "larger", imaged=IMAGED, more=["HUVEC-04"])
     screen.edit("train.csv", "HUVEC-04_1_B04,HUVEC-04,1,B04,sirna_30", "HUVEC-04_1_B04,HUVEC-04,1,B04,sirna_99")
     screen.edit("train.csv", "HUVEC-04_2_B04,HUVEC-04,2,B04,sirna_11", "HUVEC-04_2_B04,HUVEC-04,2,B04,sirna_99")

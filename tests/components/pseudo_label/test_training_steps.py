@@ -117,7 +117,9 @@ def test_a_further_round_trains_on_an_earlier_runs_predictions_and_on_no_weights
     run.fold, run.cell_type = 0, "HUVEC"
     labels_of = dict(zip(ids("HUVEC-03"), [*TREATMENTS[2], *TREATMENTS[1]], strict=True))
     table = tmp_path / "predictions.csv"
-    rows = [f"{id_code},{sirna},{0.9 - 0.1 * k:.1f}" for k, (id_code, sirna) in enumerate(labels_of.items())]
+    rows = [
+        f"{id_code},{perturbation},{0.9 - 0.1 * k:.1f}" for k, (id_code, perturbation) in enumerate(labels_of.items())
+    ]
     table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
     run.config = changed(run.config, mean_teacher={"fused_labels": str(table)})
     run.pseudo_label()

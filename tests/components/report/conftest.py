@@ -37,7 +37,10 @@ VOCABULARY = Vocabulary(
     positives=tuple(f"sirna_{n}" for n in range(4 * GROUP, 4 * GROUP + 4)),
     negatives=("EMPTY",),
 )
-CONTROLS = [*((sirna, "positive_control") for sirna in VOCABULARY.positives), ("EMPTY", "negative_control")]
+CONTROLS = [
+    *((perturbation, "positive_control") for perturbation in VOCABULARY.positives),
+    ("EMPTY", "negative_control"),
+]
 POSITIONS = [f"{row}{column:02d}" for row in "BCD" for column in range(2, 9)]
 CONFIG = RunConfig.model_validate({
     "name": "synthetic", "folds": {"count": FOLDS}, "screen": {"image_size": SIDE, "sites": 2},
@@ -62,7 +65,7 @@ class SyntheticRun:
     folder: Path
     store: MemoryStore = field(default_factory=MemoryStore)
     labels: dict[str, str] = field(default_factory=dict)
-    """the true siRNA of every treatment well"""
+    """the true perturbation of every treatment well"""
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def arguments(self, out: Path) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def make_run(folder: Path) -> SyntheticRun:
 
 def treated(plate: PlateRecord) -> list[str]:
     """The id_codes of a plate's treatment wells."""
-    return [well.id_code for well in plate.wells if well.well_type == "treatment"]
+    return [well.id_code for well in plate.wells if well.role == "treatment"]
 
 
 def _picture(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -130,9 +133,9 @@ def _plate(
     """Packs a plate whose wells all show the picture, with noise."""
     rng = run.rng
     treatments = rng.permutation(VOCABULARY.treatments[group * GROUP :][:GROUP]).tolist()
-    labels = [*((sirna, "treatment") for sirna in treatments), *CONTROLS]
+    labels = [*((perturbation, "treatment") for perturbation in treatments), *CONTROLS]
     wells, counts_C256 = [], np.zeros((6, 256), np.int64)
-    for (sirna, kind), well in zip(labels, rng.permutation(POSITIONS)[: len(labels)].tolist(), strict=True):
+    for (perturbation, kind), well in zip(labels, rng.permutation(POSITIONS)[: len(labels)].tolist(), strict=True):
         sites = []
         for site in (1, 2):
             pixels = (picture + rng.normal(0, 1.5, picture.shape)).clip(0, 255).astype(np.uint8)
@@ -142,9 +145,9 @@ def _plate(
             sites.append(SiteRecord(site=site, key=key, size=len(chunk), sha256=hashlib.sha256(chunk).hexdigest()))
         id_code = f"{experiment}_{number}_{well}"
         if kind == "treatment":
-            run.labels[id_code] = sirna
-        shown = sirna if labelled or kind != "treatment" else None
-        wells.append(WellRecord(id_code=id_code, well=well, well_type=kind, sirna=shown, sites=tuple(sites)))
+            run.labels[id_code] = perturbation
+        shown = perturbation if labelled or kind != "treatment" else None
+        wells.append(WellRecord(id_code=id_code, well=well, role=kind, perturbation=shown, sites=tuple(sites)))
     histograms = counts_C256.tolist()
     return plate_record(experiment, number, wells, labelled, f"{experiment}/{number}", histograms=histograms)
 
@@ -185,7 +188,7 @@ def _write_assigned(
 
 
 def _predicted(run: SyntheticRun, wells: Sequence[str], skill: float) -> list[tuple[object, ...]]:
-    """The rows of a plate's wells; every 17th siRNA or so is hard everywhere, so that the confusion table has rows."""
+    """The rows of a plate's wells; every 17th perturbation or so is hard everywhere, so that the confusion table has rows."""
     rng, truth = run.rng, run.labels
     group = sorted({truth[well] for well in wells})
     rows = []

@@ -59,11 +59,15 @@ class NewPlates:
     def truth(self, labels: Mapping[str, str]) -> None:
         """Writes a table of labels and passes it to the report."""
         path = self.arguments["truth"] = self.arguments["screen"].parent / "truth.csv"
-        path.write_text("".join(f"{id_code},{sirna}\n" for id_code, sirna in {"id_code": "sirna", **labels}.items()))
+        path.write_text(
+            "".join(f"{id_code},{perturbation}\n" for id_code, perturbation in {"id_code": "sirna", **labels}.items())
+        )
 
 
 def without_labels(plate: PlateRecord) -> PlateRecord:
-    return plate.model_copy(update={"wells": tuple(well.model_copy(update={"sirna": None}) for well in plate.wells)})
+    return plate.model_copy(
+        update={"wells": tuple(well.model_copy(update={"perturbation": None}) for well in plate.wells)}
+    )
 
 
 def make_new_plates(finished: SyntheticRun, folder: Path) -> NewPlates:
@@ -244,7 +248,7 @@ def test_each_well_has_the_measures_of_its_own_sites_and_their_reasons_to_look(f
                 assert by_channel(found, name, CHANNELS).iloc[0].tolist() == pytest.approx(values)
             shares = [nuclear_fraction(histogram(site)[0], threshold) for site in own]
             assert found["nuclei_share"].item() == pytest.approx(np.mean(shares))
-            assert (found["well"].item(), found["well_type"].item()) == (well.well, well.well_type)
+            assert (found["well"].item(), found["well_type"].item()) == (well.well, well.role)
     assert next(sites, None) is None
     assert table["look_at"].any()
     for _, of_plate in table.groupby(["experiment", "plate"]):

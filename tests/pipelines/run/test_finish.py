@@ -58,10 +58,10 @@ class FoldedRun:
             own = self.screen.folds.get(plate.experiment) == fold
             role = "unlabelled" if not plate.labelled else "oof" if own else ""
             if role and plate.cell_type == cell_type:
-                ids[role] += [well.id_code for well in plate.wells if well.well_type == "treatment"]
+                ids[role] += [well.id_code for well in plate.wells if well.role == "treatment"]
         for plate in self.holdout.plates:
             if plate.cell_type == cell_type:
-                ids["holdout"] += [well.id_code for well in plate.wells if well.well_type == "treatment"]
+                ids["holdout"] += [well.id_code for well in plate.wells if well.role == "treatment"]
         classes = len(self.screen.vocabulary.classes)
         return {
             role: WellLogits(tuple(names), rng.standard_normal((len(names), classes)).astype(np.float32))
@@ -126,7 +126,9 @@ def run(folded: FoldedRun, tmp_path: Path) -> FoldedRun:
 def test_predictions_come_from_the_finished_folds_and_the_missing_ones_are_recorded(run: FoldedRun) -> None:
     predicted = run.expected("HUVEC", (0, 1))
     truth = run.folder / "truth.csv"
-    rows = [f"{id_code},{sirna if n else 'sirna_7'}" for n, (id_code, sirna) in enumerate(predicted.items())]
+    rows = [
+        f"{id_code},{perturbation if n else 'sirna_7'}" for n, (id_code, perturbation) in enumerate(predicted.items())
+    ]
     truth.write_text("\n".join(["id_code,sirna", *rows]) + "\n")
     metrics, out, output = run.finish(1, truth=truth)
     assert raw_predictions(out / "predictions.csv") == predicted
@@ -136,7 +138,7 @@ def test_predictions_come_from_the_finished_folds_and_the_missing_ones_are_recor
     assert len(held_out) == 6
     assert raw_predictions(out / "predictions_holdout.csv") == held_out
     labels = dict(line.split(",") for line in (run.folder / "labels.csv").read_text().split()[1:])
-    right = [labels[id_code] == sirna for id_code, sirna in held_out.items()]
+    right = [labels[id_code] == perturbation for id_code, perturbation in held_out.items()]
     assert metrics["holdout"]["raw"]["overall"] == pytest.approx(sum(right) / len(right))
     of_fold_0 = {e for e, fold in run.screen.folds.items() if fold == 0}
     assert {i.split("_")[0] for i in raw_predictions(out / "predictions_oof.csv")} == {

@@ -161,12 +161,12 @@ VOCABULARY = Vocabulary(treatments=("a", "b", "c", "d"), positives=("p",), negat
 
 @pytest.fixture
 def manifest() -> Manifest:
-    usual = {"plate": 1, "labelled": True, "prefix": "x", "histograms": ()}
-    well = {"well": "B03", "well_type": "treatment", "sites": ()}
+    usual = {"plate": "1", "labelled": True, "prefix": "x", "histograms": ()}
+    well = {"well": "B03", "role": "treatment", "sites": ()}
     plates = tuple(
         PlateRecord(
             experiment=name, cell_type=name.split("-")[0], **usual,
-            wells=tuple(WellRecord(id_code=f"{name}_1_{label}", sirna=label, **well) for label in labels),
+            wells=tuple(WellRecord(id_code=f"{name}_1_{label}", perturbation=label, **well) for label in labels),
         )
         for name, labels in LABELS.items()
     )  # fmt: skip

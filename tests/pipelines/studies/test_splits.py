@@ -52,7 +52,7 @@ def test_whole_experiments_are_held_out_and_unlabelled_treatments_are_left_out(n
     assert {id_code.split("_")[0] for _, id_code, _ in wells} == set(experiments)
     assert len(wells) == 6 * len(experiments)
     unlabelled = [plate for plate in split.plates if not plate.labelled]
-    assert {well.well_type for plate in unlabelled for well in plate.wells} == {"positive_control", "negative_control"}
+    assert {well.role for plate in unlabelled for well in plate.wells} == {"positive_control", "negative_control"}
     assert [p.wells for p in split.plates if p.labelled] == [p.wells for p in whole.plates if p.labelled]
 
 
@@ -70,8 +70,8 @@ def test_random_wells_are_held_out_of_every_experiment(normalised):
     assert held_out_experiments(split, fold) == []
     of_experiment = [id_code.split("_")[0] for _, id_code, _ in wells]
     assert {name: of_experiment.count(name) for name in of_experiment} == {"HUVEC-01": 2, "HUVEC-02": 2, "RPE-01": 2}
-    labels = {well.id_code: well.sirna for plate in split.plates for well in plate.wells}
-    assert all(labels[id_code] == sirna for _, id_code, sirna in wells)
+    labels = {well.id_code: well.perturbation for plate in split.plates for well in plate.wells}
+    assert all(labels[id_code] == perturbation for _, id_code, perturbation in wells)
 
 
 def test_nothing_in_a_protocols_training_uses_the_scored_wells():

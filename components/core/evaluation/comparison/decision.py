@@ -24,7 +24,7 @@ from components.core.config.file import Count, Fraction, FrozenModel
 from components.core.evaluation.comparison.wells import COMPARED_STAGES, ComparedStage, count_plates
 from components.core.evaluation.scores import OVERALL
 
-SCHEMA = 1
+SCHEMA = 2
 Outcome = Literal["compared", "first_model", "without_holdout", "same_model"]
 
 
@@ -55,7 +55,7 @@ class Comparison(FrozenModel):
     unknown_to_champion: int = Field(
         description="wells of siRNAs that the champion's vocabulary lacks; they count as wrong for it"
     )
-    known_sirnas: ComparisonRow | None = Field(
+    known_perturbations: ComparisonRow | None = Field(
         None,
         description="the wells whose siRNA the champion knows, if there are others, which can hide that a challenger is worse on "
         "these. Shown, not deciding",
@@ -118,7 +118,7 @@ def compare(
         seed=seed,
         experiments=tuple(dict.fromkeys(wells["experiment"])),
         unknown_to_champion=len(wells) - len(known),
-        known_sirnas=known_row,
+        known_perturbations=known_row,
         not_compared=tuple(name for name in cell_types if name not in present),
         stages=stages,
     )

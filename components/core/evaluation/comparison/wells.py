@@ -44,7 +44,7 @@ def paired_wells(
 
     Raises:
         InputError: a table is missing or malformed, a well appears twice, an experiment is missing or has no label, a well has
-            no plate or no row in one of the predictions, the champion knows none of the siRNAs, or its predictions hold one that
+            no plate or no row in one of the predictions, the champion knows none of the labels, or its predictions hold one that
             it does not know.
     """
     assert experiments
@@ -56,7 +56,7 @@ def paired_wells(
             for plate in plates.plates
             if plate.experiment in experiments
             for well in plate.wells
-            if well.well_type == "treatment"
+            if well.role == "treatment"
         ],
         columns=["id_code", "experiment", "plate", "cell_type"],
     )
@@ -89,7 +89,7 @@ def count_plates(wells: pd.DataFrame, stage: ComparedStage) -> pd.DataFrame:
 
     Returns:
         A row per plate: cell_type, experiment, plate, and numbers of wells (wells), of those that each model gets right
-        (champion, challenger) and of those whose siRNA the champion does not know (unknown).
+        (champion, challenger) and of those whose perturbation the champion does not know (unknown).
     """
     counted = wells.assign(
         wells=1,
@@ -122,7 +122,7 @@ def _check_labels(path: Path, labels: pd.DataFrame, wells: pd.DataFrame, experim
 
 
 def _check_predicted(path: Path, predictions: pd.DataFrame, known: Collection[str]) -> None:
-    """The champion predicts no siRNA that it does not know."""
+    """The champion predicts no perturbation that it does not know."""
     for field in ("sirna", "raw_sirna"):
         foreign = predictions[~predictions[field].isin(known)]
         if len(foreign):

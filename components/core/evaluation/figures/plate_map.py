@@ -62,7 +62,7 @@ def draw(
     for well in plate.wells:
         x, y = LEFT + CELL * (int(well.well[1:]) - first), TOP + CELL * (ord(well.well[0]) - ord(top))
         found = predictions.get(well.id_code)
-        if well.well_type != "treatment":
+        if well.role != "treatment":
             parts.append(f'<circle cx="{x + 5}" cy="{y + 5}" r="1.6"/>')
         elif found is None:
             parts.append(f'<rect class="e" x="{x}" y="{y}"/>')

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from components.core.config import Domain
 from components.core.evaluation.figures.style import MUTED, inline_svg, listed, series_colour, styled
 from components.core.screen.histograms import domain_statistics, mean_std, percentile
+from components.core.screen.wells import natural_key
 from components.core.storage.manifest import Manifest, PlateRecord
 
 Floats = NDArray[np.float64]
@@ -82,7 +83,10 @@ def draw_statistics(
     The statistics come from `plate_statistics`; the order of `cell_types` determines their colours.
     """
     rank = {name: i for i, name in enumerate(cell_types)}
-    order = sorted(range(len(plates)), key=lambda p: (rank[plates[p].cell_type], plates[p].experiment, plates[p].plate))
+    order = sorted(
+        range(len(plates)),
+        key=lambda p: (rank[plates[p].cell_type], plates[p].experiment, natural_key(plates[p].plate)),
+    )
     # A gap between experiments, a wider one between cell types, so that batches are seen as batches.
     x, at = np.zeros(len(plates)), 0.0
     for n, p in enumerate(order):

@@ -28,7 +28,7 @@ EXPERIMENT_SPREAD_C = {
 EXPERIMENT_CORRELATION = {"HUVEC": 0.2, "RPE": 0.1, "HEPG2": 0.9, "U2OS": 0.7}
 """Correlation of those deviations between channels."""
 PLATE_SPREAD_C = (0.085, 0.07, 0.075, 0.045, 0.065, 0.05)
-"""Standard deviation of the log gains between the plates of one experiment; their siRNAs and offsets add to it."""
+"""Standard deviation of the log gains between the plates of one experiment; their perturbations and offsets add to it."""
 PLATE_CORRELATION = 0.5
 
 _EXPERIMENT_DENSITY = 0.15

@@ -1,7 +1,7 @@
-"""Phenotypes of cell types and siRNAs, and the cells that grow in a site. Pure NumPy.
+"""Phenotypes of cell types and perturbations, and the cells that grow in a site. Pure NumPy.
 
-A phenotype is a vector of traits in units of a siRNA's typical shift. Each trait multiplies one property of the cell by
-exp(scale x trait), so all properties stay positive and shifts compose. T traits, S siRNAs, N cells.
+A phenotype is a vector of traits in units of a perturbation's typical shift. Each trait multiplies one property of the cell by
+exp(scale x trait), so all properties stay positive and shifts compose. T traits, S perturbations, N cells.
 """
 
 from __future__ import annotations
@@ -67,21 +67,23 @@ _EXTREME = 3.0
 
 
 @lru_cache(maxsize=16)
-def sirna_shifts(seed: int, cell_type: str, sirnas: int, effect: float, specificity: float) -> NDArray[np.float64]:
-    """The phenotype shift of every siRNA in one cell type, read-only, (S, T).
+def perturbation_shifts(
+    seed: int, cell_type: str, perturbations: int, effect: float, specificity: float
+) -> NDArray[np.float64]:
+    """The phenotype shift of every perturbation in one cell type, read-only, (S, T).
 
-    A part common to all cell types and a part particular to this one, mixed so that a trait's variance over siRNAs is
+    A part common to all cell types and a part particular to this one, mixed so that a trait's variance over perturbations is
     (effect x penetrance)^2 whatever the share.
 
     Args:
         seed: the run's seed.
         cell_type: one of CELL_TYPES.
-        sirnas: S.
-        effect: standard deviation of a trait over siRNAs, in trait units.
+        perturbations: S.
+        effect: standard deviation of a trait over perturbations, in trait units.
         specificity: share of the variance that is particular to the cell type, 0 to 1.
     """
-    shared_ST = stream(seed, "shared phenotype").standard_normal((sirnas, len(TRAITS)))
-    specific_ST = stream(seed, "specific phenotype", cell_type).standard_normal((sirnas, len(TRAITS)))
+    shared_ST = stream(seed, "shared phenotype").standard_normal((perturbations, len(TRAITS)))
+    specific_ST = stream(seed, "specific phenotype", cell_type).standard_normal((perturbations, len(TRAITS)))
     mixed_ST = np.sqrt(1.0 - specificity) * shared_ST + np.sqrt(specificity) * specific_ST
     shifts_ST = effect * PENETRANCE[cell_type] * mixed_ST
     shifts_ST.setflags(write=False)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.core.config import FrozenModel, ScreenConfig, SimulateConfig
-from components.core.storage.manifest import WellType
+from components.core.storage.manifest import Role
 
 
 class SimulationSettings(FrozenModel):
@@ -44,9 +44,9 @@ LABELLED_ROTATIONS = (22 / 33, 7 / 33, 4 / 33)
 
 @dataclass(frozen=True)
 class Labels:
-    """The names of the siRNAs, by their index in the simulation: treatments in group order, then positive controls."""
+    """The names of the perturbations, by their index in the simulation: treatments in group order, then positive controls."""
 
-    sirnas: tuple[str, ...]
+    perturbations: tuple[str, ...]
     negative: str
 
 
@@ -55,8 +55,8 @@ class SimulatedWell:
     """One imaged well. `sirna` is the simulation's index, None for an untreated well."""
 
     well: str
-    well_type: WellType
-    sirna: int | None
+    role: Role
+    perturbation: int | None
     label: str
     sites: tuple[int, ...]
 
@@ -73,8 +73,8 @@ class SimulatedPlate:
     wells: tuple[SimulatedWell, ...]
 
 
-def label_sirnas(seed: int, config: SimulateConfig) -> Labels:
-    """Numbers the siRNAs independently of their plate group, as in the releases of RxRx1.
+def label_perturbations(seed: int, config: SimulateConfig) -> Labels:
+    """Numbers the perturbations independently of their plate group, as in the releases of RxRx1.
 
     `string`: sirna_N with the positive controls interleaved, and UNTREATED. `integer`: treatments from 0, then positive
     controls, then the negative control.
@@ -95,7 +95,7 @@ def design_screen(settings: SimulationSettings) -> tuple[SimulatedPlate, ...]:
     rotations; unlabelled ones cycle through all four, the fourth first.
     """
     config = settings.simulate
-    labels = label_sirnas(settings.seed, config)
+    labels = label_perturbations(settings.seed, config)
     plates: list[SimulatedPlate] = []
     unlabelled_before = 0
     for cell_type in sorted({*config.labelled, *config.unlabelled}):
@@ -137,25 +137,25 @@ def _lay_out(
     # The positive controls keep their wells within an experiment, so that they do not distinguish its plates.
     positives = stream(settings.seed, "positive wells", experiment).permutation(config.positive_controls).tolist()
     for well, positive in zip(POSITIVE_WELLS, positives, strict=False):
-        sirna = PLATES * per_group + positive
-        sites = _sites(settings, experiment, number, sirna)
-        wells.append(SimulatedWell(well, "positive_control", sirna, labels.sirnas[sirna], sites))
+        perturbation = PLATES * per_group + positive
+        sites = _sites(settings, experiment, number, perturbation)
+        wells.append(SimulatedWell(well, "positive_control", perturbation, labels.perturbations[perturbation], sites))
 
     order: Sequence[int] = rng.permutation(per_group).tolist()
     fate_W = rng.random(per_group)
     for well, member, fate in zip(treatment_wells(settings.seed, per_group), order, fate_W, strict=True):
-        sirna = group * per_group + member
-        sites = _sites(settings, experiment, number, sirna)
+        perturbation = group * per_group + member
+        sites = _sites(settings, experiment, number, perturbation)
         if fate >= config.missing_wells:
-            wells.append(SimulatedWell(well, "treatment", sirna, labels.sirnas[sirna], sites))
+            wells.append(SimulatedWell(well, "treatment", perturbation, labels.perturbations[perturbation], sites))
         elif fate < config.missing_wells / 2:
             # Half of the missing treatments were never dispensed: RxRx1 keeps such wells as stray untreated ones.
             wells.append(SimulatedWell(well, "negative_control", None, labels.negative, sites))
     return tuple(sorted(wells, key=lambda w: w.well))
 
 
-def _sites(settings: SimulationSettings, experiment: str, number: int, sirna: int) -> tuple[int, ...]:
+def _sites(settings: SimulationSettings, experiment: str, number: int, perturbation: int) -> tuple[int, ...]:
     """Imaged sites; a site other than the first is missing with a small probability, so that a well keeps one."""
-    rng = stream(settings.seed, "missing sites", experiment, number, sirna + 1)
+    rng = stream(settings.seed, "missing sites", experiment, number, perturbation + 1)
     missing = rng.random(settings.screen.sites) < settings.simulate.missing_sites
     return tuple(s for s in range(1, settings.screen.sites + 1) if s == 1 or not missing[s - 1])

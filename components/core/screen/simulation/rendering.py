@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from components.core.config import CHANNELS
 from components.core.screen.simulation.batch_effects import photograph, plate_effect
-from components.core.screen.simulation.cells import TRAITS, Cells, grow, sirna_shifts, textures
+from components.core.screen.simulation.cells import TRAITS, Cells, grow, perturbation_shifts, textures
 from components.core.screen.simulation.plate_design import (
     PLATES,
     SimulatedPlate,
@@ -198,10 +198,12 @@ def render_site(
 
     well_noise_T = stream(settings.seed, "well", *position).standard_normal(len(TRAITS))
     traits_T = config.well_noise * config.effect * well_noise_T + effect.culture_T
-    if well.sirna is not None:
-        sirnas = PLATES * config.treatments_per_group + config.positive_controls
-        shifts_ST = sirna_shifts(settings.seed, plate.cell_type, sirnas, config.effect, config.cell_type_specificity)
-        traits_T += shifts_ST[well.sirna]
+    if well.perturbation is not None:
+        perturbations = PLATES * config.treatments_per_group + config.positive_controls
+        shifts_ST = perturbation_shifts(
+            settings.seed, plate.cell_type, perturbations, config.effect, config.cell_type_specificity
+        )
+        traits_T += shifts_ST[well.perturbation]
 
     rng = stream(settings.seed, "site", *position, site)
     density = config.density * float(np.exp(effect.log_density))

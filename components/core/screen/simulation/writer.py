@@ -163,7 +163,7 @@ def _write_tables(plates: Sequence[SimulatedPlate], out: Path) -> None:
     columns = ["id_code", "experiment", "plate", "well", "sirna", "well_type", "labelled"]
     wells = pd.DataFrame(
         [
-            (f"{p.experiment}_{p.number}_{w.well}", p.experiment, p.number, w.well, w.label, w.well_type, p.labelled)
+            (f"{p.experiment}_{p.number}_{w.well}", p.experiment, p.number, w.well, w.label, w.role, p.labelled)
             for p in plates
             for w in p.wells
         ],

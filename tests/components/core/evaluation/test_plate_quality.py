@@ -55,7 +55,7 @@ def test_a_single_training_experiment_has_no_usual_distance() -> None:
 
 
 def test_plates_are_compared_within_their_cell_type() -> None:
-    keys = [("RPE-02", 1), ("U2OS-01", 1), ("RPE-01", 2)]
+    keys = [("RPE-02", "1"), ("U2OS-01", "1"), ("RPE-01", "2")]
     new = [
         plate_record(*key, histograms=counts.tolist())
         for key, counts in zip(keys, histograms(1.0, 1.0, 1.0), strict=True)
@@ -71,7 +71,7 @@ def test_plates_are_compared_within_their_cell_type() -> None:
          "saturated_actin": 0.0}
         for experiment, plate in keys for n in range(3)
     ])  # fmt: skip
-    rows = [("RPE-02", 1, 0.9, 0.5), ("RPE-01", 2, 0.2, 0.1), ("RPE-02", 1, 0.5, 0.4), ("RPE-02", 1, 0.7, 0.1)]
+    rows = [("RPE-02", "1", 0.9, 0.5), ("RPE-01", "2", 0.2, 0.1), ("RPE-02", "1", 0.5, 0.4), ("RPE-02", "1", 0.7, 0.1)]
     names = ("experiment", "plate", "confidence", "raw_confidence")
     predicted = predictions([dict(zip(names, row, strict=True)) for row in rows])
     found = plate_quality(new, training, wells, predicted, channels)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from components.core.evaluation.metrics import top1, top1_by_cell_type
-from components.core.evaluation.scores import Accuracy, choose_examples, recall_by_sirna, throughput, worst_sirnas
+from components.core.evaluation.scores import (
+    Accuracy,
+    choose_examples,
+    recall_by_perturbation,
+    throughput,
+    worst_perturbations,
+)
 from tests.components.core.evaluation.predicted import predictions
 
 
@@ -37,16 +43,16 @@ CONFUSED = [
 
 def test_confusions_are_worst_first_for_any_order_of_wells() -> None:
     table = predictions(CONFUSED)
-    worst = worst_sirnas(table, 10)
+    worst = worst_perturbations(table, 10)
     assert worst == [
         {"truth": "a", "assigned": 0.25, "raw": 0.75, "wells": 4, "by_cell_type": {"U2OS": (1, 2), "RPE": (0, 2)},
          "mistaken_for": [("b", 2), ("c", 1)]},
         {"truth": "b", "assigned": 0.5, "raw": 0.5, "wells": 2, "by_cell_type": {"RPE": (1, 2)},
          "mistaken_for": [("a", 1)]},
     ]  # fmt: skip
-    assert worst_sirnas(table[::-1], 10) == worst
-    assert worst_sirnas(table, 1) == worst[:1]
-    assert recall_by_sirna(table)["assigned"].to_dict() == {"a": 0.25, "b": 0.5, "c": 1.0}
+    assert worst_perturbations(table[::-1], 10) == worst
+    assert worst_perturbations(table, 1) == worst[:1]
+    assert recall_by_perturbation(table)["assigned"].to_dict() == {"a": 0.25, "b": 0.5, "c": 1.0}
 
 
 def test_examples_alternate_over_cell_types_the_most_confident_first() -> None:

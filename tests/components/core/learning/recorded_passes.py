@@ -47,7 +47,7 @@ def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Image
     """Every pixel of well w is w + 1, which standardisation changes only by the factor of the jitter."""
     table = images.table
     assert table.wells < MARK
-    plates = len(table.plate_number_P)
+    plates = len(table.plate_name_P)
     return replace(
         reading(images, lambda sites: table.well_S[sites] + 1),
         standardise=Standardiser(torch.zeros(plates, 6), torch.ones(plates, 6), jitter, CPU),

@@ -122,7 +122,7 @@ def test_wells_are_predicted_with_the_statistics_of_their_own_domain(images: Ima
     for row, well in enumerate(wells):
         sources = np.flatnonzero(domain_W == domain_W[well])
         if statistics == "controls":
-            sources = sources[table.well_type_W[sources] != TREATMENT]
+            sources = sources[table.role_W[sources] != TREATMENT]
         x = pixels_of(images, [well])
         with adapted(network, [pixels_of(images, sources)]):
             expected = torch.stack([network(dihedral(x, view)) for view in range(2)]).mean((0, 1))
@@ -131,7 +131,7 @@ def test_wells_are_predicted_with_the_statistics_of_their_own_domain(images: Ima
 
 def test_rejects_controls_statistics_for_a_domain_without_controls(images: Images):
     table = images.table
-    bare = replace(table, well_type_W=np.where(table.plate_W == 1, TREATMENT, table.well_type_W))
+    bare = replace(table, role_W=np.where(table.plate_W == 1, TREATMENT, table.role_W))
     with pytest.raises(InputError, match=r"HUVEC-01 plate 2: no control wells .* use all, or a wider"):
         statistics_wells(bare, domain_of_wells(bare, "plate"), 1, "controls")
     assert len(statistics_wells(bare, domain_of_wells(bare, "experiment"), 0, "controls")) == 2

@@ -26,13 +26,13 @@ def experiments(table, wells) -> set[str]:
 def test_wells_of_a_fold_of_wells(images: Images):
     """Every second treatment well of labelled experiments is held out; experiments are on both sides."""
     table = images.table
-    dealt_W = (table.well_type_W == TREATMENT) & table.labelled_W
+    dealt_W = (table.role_W == TREATMENT) & table.labelled_W
     fold_W = np.where(dealt_W, np.arange(table.wells) % 2, -1).astype(np.int32)
     table = replace(table, fold_W=fold_W)
     for fold in (0, 1):
         wells = fold_wells(table, fold, "training")
         assert np.array_equal(wells.validation, np.flatnonzero(fold_W == fold))
-        treatments = wells.training[table.well_type_W[wells.training] == TREATMENT]
+        treatments = wells.training[table.role_W[wells.training] == TREATMENT]
         assert np.array_equal(treatments, np.flatnonzero(fold_W == 1 - fold))
         # All labelled experiments train, so their controls do; those of the unlabelled one only under `all`.
         assert experiments(table, np.setdiff1d(wells.training, treatments)) == {"HUVEC-01", "HUVEC-02", "RPE-01"}
@@ -59,13 +59,13 @@ def test_hidden_labels_never_train(images: Images, data):
     try:
         wells = fold_wells(drawn, 0, controls)
     except InputError:
-        treatment_W = (drawn.well_type_W == TREATMENT) & drawn.labelled_W & (drawn.class_W >= 0)
+        treatment_W = (drawn.role_W == TREATMENT) & drawn.labelled_W & (drawn.class_W >= 0)
         assert not (treatment_W & (drawn.fold_W > 0)).any()
         return
     roles = [set(getattr(wells, role).tolist()) for role in ("training", "validation", "unlabelled")]
     assert sum(map(len, roles)) == len(set.union(*roles))
     assert (drawn.class_W[wells.training] >= 0).all()
-    treatments = wells.training[drawn.well_type_W[wells.training] == TREATMENT]
+    treatments = wells.training[drawn.role_W[wells.training] == TREATMENT]
     assert drawn.labelled_W[treatments].all()
     assert (drawn.fold_W[treatments] > 0).all()
     assert (drawn.fold_W[wells.validation] == 0).all()
@@ -86,8 +86,8 @@ def test_no_groups_without_prior_or_plate_design(screen, capsys):
     manifest = screen[1]
     assert groups_of_fold(manifest, 0, PriorConfig(enabled=False)) is None
     assert capsys.readouterr().out == ""
-    # HUVEC-02, the training experiment, with one siRNA in all its wells.
-    same = [well.model_copy(update={"sirna": TREATMENTS[1][0]}) for well in manifest.plates[2].wells]
+    # HUVEC-02, the training experiment, with one perturbation in all its wells.
+    same = [well.model_copy(update={"perturbation": TREATMENTS[1][0]}) for well in manifest.plates[2].wells]
     plates = [plate.model_copy(update={"wells": tuple(same)}) if plate.experiment == "HUVEC-02" else plate
               for plate in manifest.plates]  # fmt: skip
     assert groups_of_fold(manifest.model_copy(update={"plates": tuple(plates)}), 0, PRIOR) is None
@@ -112,7 +112,7 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
     right_WK = np.zeros((len(wells), classes), dtype=np.float32)
     right_WK[np.arange(len(wells)), table.class_W[wells]] = 5.0
     right_WK[:, treatments:] = 50.0  # controls are no answer for a treatment well
-    # Each well's largest logit is a siRNA of the other group, the right one the next.
+    # Each well's largest logit is a perturbation of the other group, the right one the next.
     other_group_WK = right_WK.copy()
     in_group = {k: g for g, members in enumerate(groups.members) for k in members.tolist()}
     for row, well in enumerate(wells):
@@ -126,7 +126,7 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
     assert [score(kind, other_group_WK) for kind in ("raw", "group", "balanced")] == [0.0, 1.0, 1.0]
     assert score("group", other_group_WK, of=None) == 0.0
     assert score("last", other_group_WK) == 1.0, "without selection, the group's accuracy is reported"
-    # All wells of a plate favour one siRNA; only balancing makes the smaller differences count.
+    # All wells of a plate favour one perturbation; only balancing makes the smaller differences count.
     leaning_WK = right_WK.copy()
     for members in groups.members:
         leaning_WK[:, members[0]] += 5.5
@@ -145,7 +145,7 @@ UNUSUAL = changed(
 
 def inputs(images: Images) -> torch.Tensor:
     """A few grey levels on every plate, standardised and jittered."""
-    plates = len(images.table.plate_number_P)
+    plates = len(images.table.plate_name_P)
     pixels = torch.arange(plates * 6 * 4).remainder(251).to(torch.uint8).reshape(plates, 6, 2, 2)
     return images.standardise(pixels, torch.arange(plates), torch.Generator().manual_seed(1))
 

@@ -63,8 +63,10 @@ def test_every_well_of_the_cell_type_is_embedded_with_its_metadata(screens):
     assert set(found.embeddings) == {"small", "slim"}
     for embedded in found.embeddings.values():
         wells = embedded.wells
-        sirnas = [sirna if isinstance(sirna, str) else None for sirna in wells["sirna"]]
-        known = dict(zip(wells["id_code"], zip(wells["role"], wells["well_type"], sirnas, strict=True), strict=True))
+        perturbations = [perturbation if isinstance(perturbation, str) else None for perturbation in wells["sirna"]]
+        known = dict(
+            zip(wells["id_code"], zip(wells["role"], wells["well_type"], perturbations, strict=True), strict=True)
+        )
         assert len(known) == len(wells) == 3 * 2 * 5
         assert (wells["experiment"] + "_" + wells["plate"].astype(str) + "_" + wells["well"] == wells["id_code"]).all()
         # With HUVEC-02 held out the folds are HUVEC-01: 0, RPE-01: 1, so that fold 1 trains on HUVEC-01.
@@ -72,7 +74,7 @@ def test_every_well_of_the_cell_type_is_embedded_with_its_metadata(screens):
         assert known["HUVEC-01_1_B03"] == ("training", "treatment", "sirna_7")
         assert known["HUVEC-03_2_C02"] == ("unlabelled", "treatment", None)
         assert known["HUVEC-02_1_B04"] == ("holdout", "treatment", None)
-        assert {sirna for role, _, sirna in known.values() if role in ("unlabelled", "holdout")} == {None}
+        assert {perturbation for role, _, perturbation in known.values() if role in ("unlabelled", "holdout")} == {None}
         for experiment in ("HUVEC-01", "HUVEC-02", "HUVEC-03"):
             assert known[f"{experiment}_2_B02"] == ("control", "negative_control", "UNTREATED")
             assert known[f"{experiment}_1_C03"] == ("control", "positive_control", "sirna_5")

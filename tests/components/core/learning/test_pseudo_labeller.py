@@ -32,7 +32,7 @@ TABLE = SiteTable.of(SCREEN)
 K, CLASSES = len(TREATMENTS), len(SCREEN.vocabulary.classes)
 # Out of plate order, and of two experiments: a row must find its well again.
 UNLABELLED = np.random.default_rng(0).permutation(
-    np.flatnonzero((TABLE.experiment_W != EXPERIMENTS.index("HUVEC-02")) & (TABLE.well_type_W == TREATMENT))
+    np.flatnonzero((TABLE.experiment_W != EXPERIMENTS.index("HUVEC-02")) & (TABLE.role_W == TREATMENT))
 )
 IMAGES: Any = SimpleNamespace(table=TABLE, device=torch.device("cpu"), team=Team())
 PAIRS: Any = [Pair(name, f"{name}.student", f"{name}.teacher") for name in ("a", "b")]  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from components.core.prior.plate_groups import (
 
 def design(size: int, *known: tuple[int, ...]) -> PlateGroups:
     """Groups of `size` contiguous classes, with labelled experiments of the given arrangements."""
-    plates = tuple(range(1, len(known[0]) + 1))
+    plates = tuple(str(n + 1) for n in range(len(known[0])))
     members = tuple(np.arange(g * size, (g + 1) * size) for g in range(len(plates)))
     return PlateGroups(
         plates, members, {f"E-{n}": dict(zip(plates, held, strict=True)) for n, held in enumerate(known)}
@@ -77,12 +77,12 @@ def test_agrees_with_scoring_every_permutation_plate_by_plate(rng):
 def test_finds_the_arrangement_with_missing_plates_and_wells(rng):
     groups = design(12, (0, 1, 2, 3), (1, 2, 3, 0))
     logits, _ = draw(rng, groups, (3, 0, 1, 2), [12, 11, 12, 9], 5.0)
-    del logits[2]
+    del logits["2"]
     found = infer_arrangement(logits, groups, "cyclic", "E-9")
-    assert found.groups == {1: 3, 3: 1, 4: 2}
+    assert found.groups == {"1": 3, "3": 1, "4": 2}
     assert found.accepted(PriorConfig())
     # Arrangements that differ only on missing plates are one, so that the second best is another.
-    del logits[4]
+    del logits["4"]
     assert infer_arrangement(logits, groups, "all", "E-9").accepted(PriorConfig())
 
 
@@ -99,7 +99,7 @@ def test_separation_does_not_depend_on_the_scale_of_the_logits(rng):
 
 
 RXRX1 = design(277, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0))
-"""As many groups and siRNAs as RxRx1 has."""
+"""As many groups and perturbations as RxRx1 has."""
 
 
 def test_arrangements_of_rxrx1s_size_are_correct_in_9_of_10_draws(rng):
@@ -127,9 +127,9 @@ def test_no_wrong_arrangement_of_rxrx1s_size_is_accepted_near_chance(rng):
 
 
 def labelled(*arrangements: tuple[int, ...]) -> list[LabelledWell]:
-    """Experiments of four plates whose groups have ten siRNAs each."""
+    """Experiments of four plates whose groups have ten perturbations each."""
     return [
-        LabelledWell(f"E-{n}", plate + 1, f"s{group}_{k}")
+        LabelledWell(f"E-{n}", str(plate + 1), f"s{group}_{k}")
         for n, held in enumerate(arrangements)
         for plate, group in enumerate(held)
         for k in range(10)
@@ -145,11 +145,11 @@ def test_check_design_rejects_mistakes():
     with pytest.raises(InputError, match=r"set prior\.permutations to all"):
         check_design(swapped, TREATMENTS, PriorConfig())
     check_design(swapped, TREATMENTS, PriorConfig(permutations="all"))
-    wrong = [LabelledWell(w.experiment, w.plate, "s1_0" if w == swapped[0] else w.sirna) for w in swapped]
+    wrong = [LabelledWell(w.experiment, w.plate, "s1_0" if w == swapped[0] else w.perturbation) for w in swapped]
     with pytest.raises(InputError, match="s1_0 is in two plate groups"):
         check_design(wrong, TREATMENTS, PriorConfig(permutations="all"))
     check_design(wrong, TREATMENTS, PriorConfig(enabled=False))
-    no_groups = [LabelledWell("E-0", 1 + k % 2, name) for k, name in enumerate(TREATMENTS)] * 2
+    no_groups = [LabelledWell("E-0", str(1 + k % 2), name) for k, name in enumerate(TREATMENTS)] * 2
     with pytest.raises(NoPlateDesignError):
         check_design(no_groups, TREATMENTS, PriorConfig(on_low_margin="refuse"))
     check_design(no_groups, TREATMENTS, PriorConfig())

@@ -27,7 +27,7 @@ def test_each_stage_follows_its_definition(logits):
         inside = logits[np.ix_(part.wells_w, part.classes_k)]
         assert (found.group_W[part.wells_w] == part.classes_k[inside.argmax(axis=1)]).all()
         np.testing.assert_allclose(found.group_confidence_W[part.wells_w], softmax(inside, axis=1).max(axis=1))
-        assigned = found.sirna_W[part.wells_w]
+        assigned = found.perturbation_W[part.wells_w]
         assert len(set(assigned.tolist())) == len(assigned)
         assert set(assigned.tolist()) <= set(part.classes_k.tolist())
 
@@ -39,7 +39,7 @@ def test_a_negative_margin_marks_wells_overruled_by_the_assignment(logits):
     for _ in range(5000):
         prob /= prob.sum(axis=0)
         prob /= prob.sum(axis=1, keepdims=True)
-    column = found.sirna_W[:6] // 2
+    column = found.perturbation_W[:6] // 2
     mine = prob[np.arange(6), column]
     others = np.where(np.eye(6, dtype=bool)[column], 0, prob).max(axis=1)
     np.testing.assert_allclose(found.confidence_W[:6], mine, atol=1e-4)
@@ -54,7 +54,9 @@ def test_a_plate_with_missing_wells_is_assigned_by_the_plain_balance():
     changed = 0
     for logits_WK in logits:
         by_sharpness = [
-            predict_wells(logits_WK, [part], Temperatures(), PRIOR.model_copy(update={"sinkhorn_sharpness": s})).sirna_W
+            predict_wells(
+                logits_WK, [part], Temperatures(), PRIOR.model_copy(update={"sinkhorn_sharpness": s})
+            ).perturbation_W
             for s in (1.0, 4.0)
         ]
         assert (by_sharpness[0] == by_sharpness[1]).all()

@@ -14,16 +14,16 @@ shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 
 
 
 def biased_plate(rng, size: int):
-    """Logits of a plate where some siRNAs look like everything: a column bias over noise and the true diagonal."""
+    """Logits of a plate where some perturbations look like everything: a column bias over noise and the true diagonal."""
     logits = rng.standard_normal((size, size)) + rng.standard_normal(size)
     return 1.5 * (logits + 3.0 * np.eye(size))
 
 
 def plain_log_domain(logits, sweeps: int):
-    wells, sirnas = logits.shape
+    wells, perturbations = logits.shape
     log_prob = log_softmax(logits, axis=1)
     for _ in range(sweeps):
-        log_prob = log_prob + np.log(wells / sirnas) - logsumexp(log_prob, axis=0)
+        log_prob = log_prob + np.log(wells / perturbations) - logsumexp(log_prob, axis=0)
         log_prob = log_softmax(log_prob, axis=1)
     return log_prob
 
@@ -31,11 +31,11 @@ def plain_log_domain(logits, sweeps: int):
 @settings(max_examples=12, deadline=None)
 @given(shapes)
 def test_agrees_with_plain_sweeps_in_the_log_domain(case):
-    wells, sirnas, seed, scale = case
-    logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
+    wells, perturbations, seed, scale = case
+    logits = scale * np.random.default_rng(seed).standard_normal((wells, perturbations))
     found = sinkhorn(logits, 5000, 1e-10)
     plain = plain_log_domain(logits, 1000)
-    assume(found.error <= 1e-10 and np.abs(np.exp(plain).sum(axis=0) - wells / sirnas).max() < 1e-9)
+    assume(found.error <= 1e-10 and np.abs(np.exp(plain).sum(axis=0) - wells / perturbations).max() < 1e-9)
     np.testing.assert_allclose(found.log_prob_WK, plain, atol=1e-5)
 
 
@@ -51,10 +51,10 @@ def test_agrees_with_the_assignment_on_sure_wells_if_plain_exponentials_vanish()
 
 @settings(max_examples=60, deadline=None)
 @given(shapes, st.sampled_from([1.0, 50.0, 400.0, 3000.0]), st.sampled_from([0, 1, 5, 200, 5000]))
-def test_rows_sum_to_one_and_columns_to_wells_over_sirnas_without_overflow(case, scale, sweeps):
-    wells, sirnas, seed, _ = case
+def test_rows_sum_to_one_and_columns_to_wells_over_perturbations_without_overflow(case, scale, sweeps):
+    wells, perturbations, seed, _ = case
     rng = np.random.default_rng(seed)
-    logits = scale * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
+    logits = scale * (rng.standard_normal((wells, perturbations)) + rng.standard_normal(perturbations))
     with np.errstate(divide="raise", over="raise", invalid="raise"):
         found = sinkhorn(logits, sweeps, 1e-6)
     assert np.isfinite(found.log_prob_WK).all()
@@ -62,23 +62,25 @@ def test_rows_sum_to_one_and_columns_to_wells_over_sirnas_without_overflow(case,
     assert found.error <= 1e-6 or found.iterations == sweeps
     prob = np.exp(found.log_prob_WK)
     np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-9)
-    assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-9)
+    assert np.abs(prob.sum(axis=0) - wells / perturbations).max() == pytest.approx(found.error, abs=1e-9)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(15, 300), st.integers(15, 300), st.integers(0, 2**32 - 1), st.sampled_from([1.0, 4.0, 30.0, 200.0]))
-def test_plates_of_any_shape_are_balanced_within_the_default_limits(wells, sirnas, seed, scale):
+def test_plates_of_any_shape_are_balanced_within_the_default_limits(wells, perturbations, seed, scale):
     rng = np.random.default_rng(seed)
-    logits = scale * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
+    logits = scale * (rng.standard_normal((wells, perturbations)) + rng.standard_normal(perturbations))
     prior = PriorConfig()
     with np.errstate(divide="raise", over="raise", invalid="raise"):
         found = sinkhorn(logits, prior.sinkhorn_iterations, prior.sinkhorn_tolerance, prior.sinkhorn_sharpness)
     prob = np.exp(found.log_prob_WK)
     assert np.isfinite(found.log_prob_WK).all()
     np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-5)
-    columns = np.abs(prob.sum(axis=0) - wells / sirnas).max()
-    assert columns == pytest.approx(found.error, abs=1e-5 * max(1, wells / sirnas))
-    before = np.abs(np.exp(log_softmax(prior.sinkhorn_sharpness * logits, axis=1)).sum(axis=0) - wells / sirnas).max()
+    columns = np.abs(prob.sum(axis=0) - wells / perturbations).max()
+    assert columns == pytest.approx(found.error, abs=1e-5 * max(1, wells / perturbations))
+    before = np.abs(
+        np.exp(log_softmax(prior.sinkhorn_sharpness * logits, axis=1)).sum(axis=0) - wells / perturbations
+    ).max()
     assert found.error < before
 
 
@@ -97,9 +99,9 @@ def test_greedy_search_reaches_a_similar_balance():
 @given(st.tuples(st.integers(1, 6), st.integers(0, 1), st.integers(0, 2**32 - 1)))
 def test_assignment_agrees_with_trying_every_permutation(plate):
     wells, spare, seed = plate
-    sirnas = wells + spare
-    log_prob = np.random.default_rng(seed).standard_normal((wells, sirnas))
-    every = np.array(list(permutations(range(sirnas), wells)))
+    perturbations = wells + spare
+    log_prob = np.random.default_rng(seed).standard_normal((wells, perturbations))
+    every = np.array(list(permutations(range(perturbations), wells)))
     best = log_prob[np.arange(wells), every].sum(axis=1).max()
     assigned = assign_plate(log_prob)
     assert len(set(assigned.tolist())) == wells
@@ -125,7 +127,7 @@ def test_rejects_values_that_are_not_finite(value):
         assign_plate(logits)
 
 
-def test_rejects_empty_input_and_more_wells_than_sirnas():
+def test_rejects_empty_input_and_more_wells_than_perturbations():
     with pytest.raises(ValueError, match="nothing to balance"):
         sinkhorn(np.zeros((0, 3)), 10, 1e-3)
     with pytest.raises(ValueError, match="3 wells cannot each hold a different one of 2 siRNAs"):

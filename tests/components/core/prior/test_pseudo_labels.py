@@ -8,12 +8,12 @@ from components.core.prior.pseudo_labels import select
 
 SIZE = 15
 GROUPS = PlateGroups(
-    (1, 2, 3, 4),
+    ("1", "2", "3", "4"),
     tuple(np.arange(g * SIZE, (g + 1) * SIZE) for g in range(4)),
-    {"E-1": {1: 0, 2: 1, 3: 2, 4: 3}, "E-2": {1: 1, 2: 2, 3: 3, 4: 0}},
+    {"E-1": {"1": 0, "2": 1, "3": 2, "4": 3}, "E-2": {"1": 1, "2": 2, "3": 3, "4": 0}},
 )
 EXPERIMENTS = ["V-1"] * (4 * SIZE)
-PLATES = np.repeat([1, 2, 3, 4], SIZE).tolist()
+PLATES = np.repeat(["1", "2", "3", "4"], SIZE).tolist()
 HELD = (3, 0, 1, 2)
 
 
@@ -48,7 +48,7 @@ def test_the_most_confident_share_of_every_plate_is_labelled(fraction):
     found = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(), fraction=fraction)
     kept_W = found.class_W >= 0
     assert (found.class_W[kept_W] == everyone.class_W[kept_W]).all()
-    for plate in (1, 2, 3, 4):
+    for plate in ("1", "2", "3", "4"):
         of_plate = np.array(PLATES) == plate
         assert kept_W[of_plate].sum() == np.ceil(fraction * SIZE)
         if fraction < 1:
@@ -71,11 +71,11 @@ def test_soft_labels_are_balanced_probabilities_over_the_plates_group(balancing)
 
 def test_an_experiment_without_arrangement_is_labelled_among_all_treatments():
     logits, truth = wells(5, 5.0)
-    odd = [9 if plate == 4 else plate for plate in PLATES]
+    odd = ["9" if plate == "4" else plate for plate in PLATES]
     fine = ["V-1"] * len(PLATES)
     for experiments, plates, problem in (
         (fine, odd, "experiment V-1 has a plate 9"),
-        (fine, [1] * len(PLATES), "plate 1 has 60 treatment wells, but no plate group has more than 15"),
+        (fine, ["1"] * len(PLATES), "plate 1 has 60 treatment wells, but no plate group has more than 15"),
     ):
         found = select(logits, experiments, plates, GROUPS, PriorConfig(on_low_margin="refuse"))
         assert problem in found.arrangements["V-1"].problem

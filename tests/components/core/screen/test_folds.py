@@ -62,14 +62,14 @@ def test_rejects_impossible_folds(experiments, count, known, message):
         assign_folds({"HUVEC": [f"HUVEC-{n + 1}" for n in range(experiments)]}, count, known)
 
 
-def screen_of(experiments: int, sirnas: int, missing: float, seed: int) -> list[DealtWell]:
-    """Two cell types; each experiment holds every siRNA once, but for the missing wells."""
+def screen_of(experiments: int, perturbations: int, missing: float, seed: int) -> list[DealtWell]:
+    """Two cell types; each experiment holds every perturbation once, but for the missing wells."""
     rng = random.Random(seed)
     return [
-        DealtWell(f"{name}_{k % 4}_{k}", name, k % 4, cell_type, f"sirna_{k}")
+        DealtWell(f"{name}_{k % 4}_{k}", name, str(k % 4), cell_type, f"sirna_{k}")
         for cell_type, count in (("HUVEC", experiments), ("U2OS", max(1, experiments // 2)))
         for name in (f"{cell_type}-{n}" for n in range(count))
-        for k in rng.sample(range(sirnas), sirnas)
+        for k in rng.sample(range(perturbations), perturbations)
         if rng.random() >= missing
     ]
 
@@ -87,13 +87,15 @@ def unevenness(
 @settings(max_examples=60, deadline=None)
 @given(
     experiments=st.integers(1, 9),
-    sirnas=st.integers(8, 40),
+    perturbations=st.integers(8, 40),
     missing=st.sampled_from([0.0, 0.05, 0.4]),
     count=st.integers(2, 7),
     seed=st.integers(0, 5),
 )
-def test_every_well_has_a_fold_and_experiments_sirnas_and_plates_are_even(experiments, sirnas, missing, count, seed):
-    wells = screen_of(experiments, sirnas, missing, seed)
+def test_every_well_has_a_fold_and_experiments_perturbations_and_plates_are_even(
+    experiments, perturbations, missing, count, seed
+):
+    wells = screen_of(experiments, perturbations, missing, seed)
     try:
         folds = deal_wells(wells, count, seed)
     except InputError:
@@ -102,7 +104,7 @@ def test_every_well_has_a_fold_and_experiments_sirnas_and_plates_are_even(experi
     assert sorted(folds) == sorted(well.id_code for well in wells)
     assert set(folds.values()) == set(range(count))
     assert unevenness(wells, folds, count, lambda well: well.experiment) <= 1
-    assert unevenness(wells, folds, count, lambda well: (well.cell_type, well.sirna)) <= 1
+    assert unevenness(wells, folds, count, lambda well: (well.cell_type, well.perturbation)) <= 1
     assert unevenness(wells, folds, count, lambda well: (well.experiment, well.plate)) <= 2
 
 

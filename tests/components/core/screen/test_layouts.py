@@ -38,10 +38,10 @@ def rxrx(tmp_path: Path) -> Path:
 def test_plates_wells_and_classes_are_as_written(tiny: TinyScreen):
     screen = read_screen(tiny.root, CONFIG.screen)
     names = [(plate.experiment, plate.plate) for plate in screen.plates]
-    assert names == [(e, p) for e in sorted((*LABELLED, *UNLABELLED)) for p in PLATES]
+    assert names == [(e, str(p)) for e in sorted((*LABELLED, *UNLABELLED)) for p in PLATES]
     first = screen.plates[0]
     assert (first.cell_type, first.labelled, first.folder) == ("HUVEC", True, "train/HUVEC-01/Plate1")
-    assert [(well.well, well.sirna) for well in first.wells] == [
+    assert [(well.well, well.perturbation) for well in first.wells] == [
         ("B02", "UNTREATED"),
         ("B03", "sirna_7"),
         ("B04", "sirna_30"),
@@ -50,7 +50,7 @@ def test_plates_wells_and_classes_are_as_written(tiny: TinyScreen):
     ]
     hidden = next(plate for plate in screen.plates if plate.experiment == "HUVEC-03")
     assert not hidden.labelled
-    assert [well.sirna for well in hidden.wells] == ["UNTREATED", None, None, None, "sirna_5"]
+    assert [well.perturbation for well in hidden.wells] == ["UNTREATED", None, None, None, "sirna_5"]
     assert screen.vocabulary.treatments == ("sirna_2", "sirna_7", "sirna_9", "sirna_11", "sirna_30", "sirna_100")
     assert screen.vocabulary.positives == ("sirna_5",)
     assert screen.vocabulary.negatives == ("UNTREATED",)
@@ -105,7 +105,7 @@ def test_both_layouts_make_the_same_screen(tiny: TinyScreen, rxrx: Path):
     ids = {label: str(number) for label, number in {**IDS, **CONTROL_IDS}.items()}
 
     def renamed(plate: Plate) -> Plate:
-        wells = tuple(replace(well, sirna=ids.get(well.sirna or "")) for well in plate.wells)
+        wells = tuple(replace(well, perturbation=ids.get(well.perturbation or "")) for well in plate.wells)
         return replace(plate, folder=f"images/{plate.experiment}/Plate{plate.plate}", wells=wells)
 
     kaggle = read_screen(tiny.root, CONFIG.screen)
@@ -120,9 +120,9 @@ def test_both_layouts_make_the_same_screen(tiny: TinyScreen, rxrx: Path):
 
 def test_the_truth_of_unlabelled_wells_in_metadata_is_not_read(rxrx: Path):
     screen = read_screen(rxrx, CONFIG.screen)
-    hidden = [w for plate in screen.plates if not plate.labelled for w in plate.wells if w.well_type == "treatment"]
+    hidden = [w for plate in screen.plates if not plate.labelled for w in plate.wells if w.role == "treatment"]
     assert len(hidden) == 6
-    assert {well.sirna for well in hidden} == {None}
+    assert {well.perturbation for well in hidden} == {None}
     assert "7777" not in screen.vocabulary.classes
     table = rxrx / "metadata.csv"
     text = table.read_text()
@@ -234,7 +234,7 @@ def test_new_plates_are_read_without_labels(tiny: TinyScreen):
     plates = read_new_plates(tiny.root)
     assert [p.name for p in plates] == [f"{e} plate {p}" for e in sorted((*LABELLED, *UNLABELLED)) for p in (1, 2)]
     assert not any(plate.labelled or plate.holdout for plate in plates)
-    assert {well.sirna for plate in plates for well in plate.wells} == {None}
+    assert {well.perturbation for plate in plates for well in plate.wells} == {None}
     assert {plate.experiment: plate.folder.split("/")[0] for plate in plates} == {
         **dict.fromkeys(LABELLED, "train"), **dict.fromkeys(UNLABELLED, "test")
     }  # fmt: skip
@@ -253,7 +253,7 @@ def test_new_plates_need_one_table_of_treatments(tiny: TinyScreen):
         (tiny.root / name).unlink()
     plates = read_new_plates(tiny.root)
     assert {plate.experiment for plate in plates} == set(UNLABELLED)
-    assert {well.well_type for plate in plates for well in plate.wells} == {"treatment"}
+    assert {well.role for plate in plates for well in plate.wells} == {"treatment"}
     (tiny.root / "test.csv").unlink()
     with pytest.raises(InputError, match=r"screen/train\.csv: cannot be read"):
         read_new_plates(tiny.root)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.screen.packed import WELL_TYPES, SiteTable
+from components.core.screen.packed import ROLES, SiteTable
 
 
 def test_the_arrays_agree_with_the_manifest(screen):
@@ -17,11 +17,11 @@ def test_the_arrays_agree_with_the_manifest(screen):
     for p, plate in enumerate(manifest.plates):
         assert table.experiments[table.experiment_P[p]] == plate.experiment
         assert table.cell_types[table.cell_type_P[p]] == plate.cell_type
-        assert table.plate_number_P[p] == plate.plate
+        assert table.plate_name_P[p] == plate.plate
         for well in plate.wells:
             label = None if table.class_W[w] < 0 else manifest.vocabulary.classes[table.class_W[w]]
-            assert (table.id_code_W[w], table.well_W[w], label) == (well.id_code, well.well, well.sirna)
-            assert WELL_TYPES[table.well_type_W[w]] == well.well_type
+            assert (table.id_code_W[w], table.well_W[w], label) == (well.id_code, well.well, well.perturbation)
+            assert ROLES[table.role_W[w]] == well.role
             assert table.plate_W[w] == p
             assert table.experiment_W[w] == table.experiment_P[p]
             assert table.cell_type_W[w] == table.cell_type_P[p]

@@ -129,17 +129,17 @@ def test_a_challenger_that_is_worse_on_every_plate_never_passes(screen, margin):
     assert "overall" in found.reason
 
 
-def test_wells_of_sirnas_unknown_to_the_champion_count_and_are_shown_apart():
+def test_wells_of_perturbations_unknown_to_the_champion_count_and_are_shown_apart():
     wells = screen_wells(SCREEN)
     new = wells.iloc[:30].assign(truth="new", champion_knows=False, challenger_assigned="new")
     found = compare(pd.concat([wells, new]), QUICK)
     assert found.unknown_to_champion == 30
     assert [each.unknown_to_champion for each in found.rows] == [30, 30, 0]
     assert found.rows[0].difference == pytest.approx((8 + 30) / 339)
-    assert found.known_sirnas == decided(SCREEN).rows[0]
+    assert found.known_perturbations == decided(SCREEN).rows[0]
     ordered = compare(wells, QUICK, cell_types=["RPE", "U2OS", "HUVEC"])
     assert [each.name for each in ordered.rows] == ["overall", "RPE", "HUVEC"]
-    assert (ordered.not_compared, ordered.known_sirnas) == (("U2OS",), None)
+    assert (ordered.not_compared, ordered.known_perturbations) == (("U2OS",), None)
 
 
 def test_a_cell_type_of_one_plate_has_no_interval():

@@ -33,7 +33,7 @@ def test_the_decision_and_its_reason_come_first_and_the_table_of_the_deciding_st
         assert page.count("<td") == 2 * 3 * 8
 
 
-def test_unknown_sirnas_and_absent_cell_types_are_noted():
+def test_unknown_perturbations_and_absent_cell_types_are_noted():
     wells = screen_wells(SCREEN)
     wells["champion_knows"] = [n >= 30 for n in range(len(wells))]
     decision = compared(compare(wells, QUICK, cell_types=["HUVEC", "RPE", "U2OS"]))

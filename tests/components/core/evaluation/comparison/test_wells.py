@@ -15,20 +15,21 @@ from components.core.tables import write_table
 from tests.components.core.evaluation import predicted
 from tests.components.core.manifests import manifest, plate_record
 
-SIRNAS = ("sirna_1", "sirna_2", "sirna_3")
+PERTURBATIONS = ("sirna_1", "sirna_2", "sirna_3")
 EXPERIMENTS = ("HUVEC-05", "RPE-04")
 
 
 KINDS = {**dict.fromkeys(("B02", "B03", "B04"), ("treatment", None)), "C02": ("positive_control", None)}
 MANIFEST = manifest(
-    [plate_record(name, number, KINDS) for name in ("HUVEC-05", "HUVEC-99", "RPE-04") for number in (1, 2)], SIRNAS
+    [plate_record(name, number, KINDS) for name in ("HUVEC-05", "HUVEC-99", "RPE-04") for number in (1, 2)],
+    PERTURBATIONS,
 )
-WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well.well_type == "treatment"]
+WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well.role == "treatment"]
 
 
-def predictions(path: Path, sirna: str, raw: str) -> None:
+def predictions(path: Path, perturbation: str, raw: str) -> None:
     """As the report writes them."""
-    table = predicted.predictions([{"id_code": i, "sirna": sirna, "raw_sirna": raw} for i in WELLS])
+    table = predicted.predictions([{"id_code": i, "sirna": perturbation, "raw_sirna": raw} for i in WELLS])
     write_table(path, table[list(SAVED)])
 
 
@@ -36,13 +37,13 @@ def predictions(path: Path, sirna: str, raw: str) -> None:
 def tables(tmp_path: Path) -> dict[str, Path]:
     paths = {name: tmp_path / f"{name}.csv" for name in ("truth", "champion", "challenger")}
     with paths["truth"].open("w", newline="") as file:
-        csv.writer(file).writerows([("id_code", "sirna"), *((i, SIRNAS[n % 3]) for n, i in enumerate(WELLS))])
+        csv.writer(file).writerows([("id_code", "sirna"), *((i, PERTURBATIONS[n % 3]) for n, i in enumerate(WELLS))])
     predictions(paths["champion"], "sirna_1", "sirna_2")
     predictions(paths["challenger"], "sirna_3", "sirna_1")
     return paths
 
 
-def read(tables: dict[str, Path], experiments=EXPERIMENTS, knows=SIRNAS):
+def read(tables: dict[str, Path], experiments=EXPERIMENTS, knows=PERTURBATIONS):
     return paired_wells(MANIFEST, **tables, experiments=experiments, champion_knows=knows)
 
 
@@ -63,7 +64,7 @@ def test_wells_are_paired_in_the_manifests_order(tables):
     wells = read(tables)
     assert list(wells["id_code"]) == [i for i in WELLS if "HUVEC-99" not in i]
     assert wells.iloc[1].to_dict() == {
-        "id_code": "HUVEC-05_1_B03", "experiment": "HUVEC-05", "plate": 1, "cell_type": "HUVEC", "truth": "sirna_2",
+        "id_code": "HUVEC-05_1_B03", "experiment": "HUVEC-05", "plate": "1", "cell_type": "HUVEC", "truth": "sirna_2",
         "champion_assigned": "sirna_1", "champion_raw": "sirna_2", "challenger_assigned": "sirna_3",
         "challenger_raw": "sirna_1", "champion_knows": True,
     }  # fmt: skip

@@ -25,7 +25,7 @@ def simulated():
     )
     found = {cell_type: np.zeros((2, EXPERIMENTS, PLATES, 6)) for cell_type in CELL_TYPES}
     for plate in design_screen(settings):
-        wells = [well for well in plate.wells if well.well_type == "treatment"]
+        wells = [well for well in plate.wells if well.role == "treatment"]
         pixels_SCHW = np.stack([render_site(settings, plate, well, 1) for well in wells]).astype(float)
         place = (slice(None), int(plate.experiment[-2:]) - 1, plate.number - 1)
         found[plate.cell_type][place] = pixels_SCHW.mean((0, 2, 3)), pixels_SCHW.std((0, 2, 3))
@@ -51,6 +51,6 @@ def test_experiments_and_their_plates_differ_as_those_of_rxrx1(simulated, cell_t
     low, high = WITHIN
     spread_C = np.sqrt(log_mean_EPC.var(1, ddof=1).mean(0))
     assert low * 0.8 < spread_C.min()
-    # Ten wells a plate, against 308: their siRNAs and cell counts add to what plates differ by.
+    # Ten wells a plate, against 308: their perturbations and cell counts add to what plates differ by.
     assert spread_C.max() < high * 1.5
     assert low < spread_C.mean() < high * 1.1

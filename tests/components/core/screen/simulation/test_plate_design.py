@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.config import ScreenConfig, SimulateConfig
-from components.core.screen.simulation.plate_design import USED_WELLS, SimulationSettings, design_screen, label_sirnas
+from components.core.screen.simulation.plate_design import (
+    USED_WELLS,
+    SimulationSettings,
+    design_screen,
+    label_perturbations,
+)
 
 
 def screen(seed=0, **fields):
@@ -21,12 +26,12 @@ def test_an_experiment_holds_every_treatment_once_and_a_plate_one_group(seed, pe
     members = defaultdict(set)
     seen = defaultdict(list)
     for plate in plates:
-        treated = [well.sirna for well in plate.wells if well.well_type == "treatment"]
+        treated = [well.perturbation for well in plate.wells if well.role == "treatment"]
         assert len({well.well for well in plate.wells}) == len(plate.wells)
         members[plate.group].add(frozenset(treated))
         seen[plate.experiment] += treated
     assert all(len(groups) == 1 for groups in members.values())
-    assert all(sorted(sirnas) == list(range(4 * per_group)) for sirnas in seen.values())
+    assert all(sorted(perturbations) == list(range(4 * per_group)) for perturbations in seen.values())
 
 
 def test_rotations_are_cyclic_and_only_unlabelled_experiments_use_the_fourth():
@@ -49,20 +54,20 @@ def test_a_plate_of_full_size_fills_all_308_used_wells():
 
 @pytest.mark.parametrize("style", ["string", "integer"])
 def test_labels_are_independent_of_the_group(style):
-    labels = label_sirnas(3, SimulateConfig(treatments_per_group=50, label_style=style)).sirnas[:200]
+    labels = label_perturbations(3, SimulateConfig(treatments_per_group=50, label_style=style)).perturbations[:200]
     numbers = [int(label.removeprefix("sirna_")) for label in labels]
     assert len(set(numbers)) == 200
     assert (max(numbers) >= 200) == (style == "string"), "positives are interleaved"
     halves = Counter((number >= 100, index // 50) for index, number in enumerate(numbers))
-    # Of the 50 siRNAs of a group about half have a number in the upper half of the range.
+    # Of the 50 perturbations of a group about half have a number in the upper half of the range.
     assert all(14 <= halves[True, group] <= 38 for group in range(4))
 
 
 def test_wells_and_sites_go_missing_at_the_configured_rate_and_a_well_keeps_a_site():
     plates = design_screen(screen(labelled={"HUVEC": 10}, unlabelled={}, missing_wells=0.2, missing_sites=0.3))
     wells = [well for plate in plates for well in plate.wells]
-    treated = sum(well.well_type == "treatment" for well in wells)
-    strays = sum(well.well_type == "negative_control" and well.well != "B02" for well in wells)
+    treated = sum(well.role == "treatment" for well in wells)
+    strays = sum(well.role == "negative_control" and well.well != "B02" for well in wells)
     assert 0.75 < treated / (40 * 26) < 0.85
     assert 0.05 < strays / (40 * 26) < 0.15
     assert 0.25 < sum(well.sites == (1,) for well in wells) / len(wells) < 0.35

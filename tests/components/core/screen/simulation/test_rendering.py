@@ -5,7 +5,7 @@ import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
 from components.core.screen.simulation.batch_effects import plate_effect
-from components.core.screen.simulation.cells import sirna_shifts
+from components.core.screen.simulation.cells import perturbation_shifts
 from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
 from components.core.screen.simulation.rendering import render_site
 
@@ -26,17 +26,17 @@ def test_a_site_is_the_same_each_time_and_sites_and_seeds_differ():
 
 def test_shifts_share_the_configured_part_between_cell_types():
     shared, specific = 0.7, 0.3
-    one_ST, two_ST = (sirna_shifts(0, cell_type, 400, 1.0, specific) for cell_type in ("RPE", "U2OS"))
+    one_ST, two_ST = (perturbation_shifts(0, cell_type, 400, 1.0, specific) for cell_type in ("RPE", "U2OS"))
     assert np.corrcoef(one_ST.ravel(), two_ST.ravel())[0, 1] == pytest.approx(shared, abs=0.05)
     assert one_ST.std() == pytest.approx(1.0, abs=0.03)
 
 
 def test_the_phenotype_survives_standardisation_by_plate():
-    """Wells of a siRNA in two experiments are nearest to each other, in simple per-plate features."""
+    """Wells of a perturbation in two experiments are nearest to each other, in simple per-plate features."""
     settings = settings_of(labelled={"RPE": 2}, unlabelled={}, treatments_per_group=12, missing_wells=0.0)
     features = {1: {}, 2: {}}
     for plate in design_screen(settings):
-        wells = [well for well in plate.wells if well.well_type == "treatment"]
+        wells = [well for well in plate.wells if well.role == "treatment"]
         images = np.stack([[render_site(settings, plate, well, s) for s in (1, 2)] for well in wells]).astype(float)
         raw = np.concatenate(
             [
@@ -47,7 +47,7 @@ def test_the_phenotype_survives_standardisation_by_plate():
             axis=1,
         )
         scaled = (raw - raw.mean(0)) / raw.std(0)
-        features[int(plate.experiment[-2:])].update({w.sirna: row for w, row in zip(wells, scaled, strict=True)})
+        features[int(plate.experiment[-2:])].update({w.perturbation: row for w, row in zip(wells, scaled, strict=True)})
     one, two = (np.stack([features[e][s] for s in sorted(features[e])]) for e in (1, 2))
     nearest = ((one[:, None] - two[None]) ** 2).sum(-1).argmin(1)
     assert (nearest == np.arange(len(one))).mean() > 8 / len(one)
