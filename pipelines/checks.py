@@ -12,13 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig
+from components.core.config import MeanTeacherConfig, RunConfig
 from components.core.errors import InputError
 from components.core.learning.warm_start import check_networks
 from components.core.prior.pseudo_labels import read_fused_labels
 from components.core.screen.folds import assign_folds, screen_folds
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenSource
+from components.core.screen.simulation.plate_design import SimulationSettings, experiment_size
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_bucket, open_screen
@@ -190,9 +191,11 @@ def _check_fused(source: str, path: Path, screen: Screen) -> None:
 def _check_simulated(config: RunConfig) -> None:
     _check_ratio(config)
     simulate, screen = config.simulate, config.screen
-    plates = 4 * (sum(simulate.labelled.values()) + sum(simulate.unlabelled.values()))
-    wells = simulate.treatments_per_group + simulate.positive_controls + 1
-    gigabytes = plates * wells * screen.sites * len(CHANNELS) * screen.image_size**2 / 1e9
+    size, images = experiment_size(simulate), config.section(SimulationSettings).images
+    experiments = sum(simulate.labelled.values()) + sum(simulate.unlabelled.values())
+    wells = experiments * size.plates * (size.treatments + size.controls)
+    pixels = len(images.channels) * images.height * images.width
+    gigabytes = wells * screen.sites * pixels * images.bits / 8e9
     if gigabytes > MOST_SIMULATED_GB:
         raise InputError(
             f"--screen is missing: a simulated screen of this configuration has {gigabytes:.0f} GB of pixels (at most "

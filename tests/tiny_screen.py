@@ -5,15 +5,17 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from components.core.config import FoldsConfig, RunConfig, ScreenConfig
+from components.core.config import CHANNELS, FoldsConfig, RunConfig, ScreenConfig
 from components.core.errors import MissingObjectError
+from components.core.screen.simulation.layouts import COLUMNS, LAYOUTS, SitePlace
+from components.core.screen.simulation.plate_design import ImageForm
 
 SIZE = 16
 LABELLED = ("HUVEC-01", "HUVEC-02", "RPE-01")
@@ -32,55 +34,34 @@ def site_pixels(experiment: str, plate: int | str, well: str, site: int) -> NDAr
     return rng.integers(1, 256, (6, SIZE, SIZE), dtype=np.uint8)
 
 
-@cache
-def _files(experiment: str, plate: int | str, well: str) -> tuple[tuple[str, bytes], ...]:
-    """Names and bytes of a well's files, encoded once a session."""
-    return tuple(
-        (f"{well}_s{site}_w{channel}.png", cv2.imencode(".png", image)[1].tobytes())
-        for site in (1, 2)
-        for channel, image in enumerate(site_pixels(experiment, plate, well, site), start=1)
-    )
+def site_table(labelled: Iterable[str] = LABELLED, unlabelled: Iterable[str] = UNLABELLED) -> pd.DataFrame:
+    """The typed table of the sites of some experiments; the labels of unlabelled treatments are given."""
+    rows = []
+    for experiment in (*labelled, *unlabelled):
+        for plate in PLATES:
+            treated = ((well, label, "treatment") for well, label in zip(TREATED_WELLS, TREATMENTS[plate], strict=True))
+            for well, label, role in (*treated, *CONTROLS):
+                place = (experiment, str(plate), well)
+                known = (role, label, experiment.split("-")[0], experiment not in unlabelled)
+                rows += [(*place, site, *known) for site in (1, 2)]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 class TinyScreen:
-    """Writes the screen below `root`: 4 experiments x 2 plates x 5 wells x 2 sites x 6 channels.
+    """Writes the screen below `root`: 4 experiments x 2 plates x 5 wells x 2 sites x 6 channels, in the Kaggle layout.
 
-    Files cost a millisecond each: a test that reads tables only, or one experiment, names the `imaged` experiments.
-    `more` are labelled experiments beside the usual ones.
+    A test that reads tables only, or one experiment, names the `imaged` experiments. `more` are labelled experiments beside
+    the usual ones.
     """
 
     def __init__(self, root: Path, imaged: Sequence[str] = (*LABELLED, *UNLABELLED), more: Sequence[str] = ()) -> None:
         self.root = root
-        self._imaged = imaged
         root.mkdir(parents=True)
-        rows: dict[str, list[str]] = {
-            "train.csv": ["id_code,experiment,plate,well,sirna"],
-            "test.csv": ["id_code,experiment,plate,well"],
-            "train_controls.csv": ["id_code,experiment,plate,well,sirna,well_type"],
-            "test_controls.csv": ["id_code,experiment,plate,well,sirna,well_type"],
-        }
-        for split, experiments in (("train", (*LABELLED, *more)), ("test", UNLABELLED)):
-            for experiment in experiments:
-                for plate in PLATES:
-                    for well, perturbation in zip(TREATED_WELLS, TREATMENTS[plate], strict=True):
-                        label = f",{perturbation}" if split == "train" else ""
-                        rows[f"{split}.csv"].append(f"{experiment}_{plate}_{well},{experiment},{plate},{well}{label}")
-                        self._write_well(split, experiment, plate, well)
-                    for well, perturbation, role in CONTROLS:
-                        rows[f"{split}_controls.csv"].append(
-                            f"{experiment}_{plate}_{well},{experiment},{plate},{well},{perturbation},{role}"
-                        )
-                        self._write_well(split, experiment, plate, well)
-        for name, lines in rows.items():
-            (root / name).write_text("\n".join(lines) + "\n")
-
-    def _write_well(self, split: str, experiment: str, plate: int | str, well: str) -> None:
-        if experiment not in self._imaged:
-            return
-        folder = self.root / split / experiment / f"Plate{plate}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in _files(experiment, plate, well):
-            (folder / name).write_bytes(data)
+        table, layout, form = site_table((*LABELLED, *more)), LAYOUTS["kaggle"], ImageForm(CHANNELS, SIZE, SIZE, 8)
+        layout.tables(root, table, form)
+        for row in table[table["experiment"].isin(list(imaged))][list(SitePlace._fields)].itertuples(index=False):
+            place = SitePlace(*row)
+            layout.write_site(root, place, form.channels, site_pixels(*place[:4]))
 
     @staticmethod
     def pixels(experiment: str, plate: int | str, well: str, site: int) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from components.core.config import RunConfig
 from components.core.learning.network_size import NetworkSize
 from components.core.learning.schedules import CycleSchedule
 from components.core.screen.layouts import read_screen
-from components.core.screen.simulation.plate_design import PLATES
+from components.core.screen.simulation.plate_design import experiment_size, treatment_count
 from pipelines.checks import check_folds, simulated_experiments
 from pipelines.dag import DagTask
 from pipelines.plan.memory import site_bytes
@@ -94,7 +94,7 @@ def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
     if folder is None:
         simulate, source = config.simulate, "the sizes under simulate, no well missing (no --screen)"
         folds = check_folds(config, simulated_experiments(config))
-        classes = PLATES * simulate.treatments_per_group + simulate.positive_controls + 1
+        classes = treatment_count(simulate) + simulate.positive_controls + 1
         rows = _simulated_rows(config)
     else:
         screen, source = read_screen(folder, config.screen), f"the tables in {folder}"
@@ -113,13 +113,13 @@ def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
 
 def _simulated_rows(config: RunConfig) -> list[tuple[object, ...]]:
     """The experiments of a simulated screen without missing wells, as rows of ScreenWells."""
-    simulate = config.simulate
+    simulate, size = config.simulate, experiment_size(config.simulate)
     rows: list[tuple[object, ...]] = []
     for cell_type in sorted({*simulate.labelled, *simulate.unlabelled}):
         labelled = simulate.labelled.get(cell_type, 0)
         for number in range(labelled + simulate.unlabelled.get(cell_type, 0)):
             name = f"{cell_type}-{number + 1:02d}"
-            counts = (PLATES, PLATES * simulate.treatments_per_group, PLATES * (simulate.positive_controls + 1))
+            counts = (size.plates, size.plates * size.treatments, size.plates * size.controls)
             rows.append((name, cell_type, number < labelled, name in config.screen.holdout_experiments, *counts))
     return rows
 

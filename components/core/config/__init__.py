@@ -31,7 +31,9 @@ from components.core.config.method import (
 from components.core.config.run import (
     CHANNELS,
     NO_EFFECT_ON_RESULTS,
+    PLATE_FORMATS,
     CardConfig,
+    CompoundsConfig,
     ComputeConfig,
     FoldsConfig,
     LoaderConfig,
@@ -41,6 +43,7 @@ from components.core.config.run import (
     RunConfig,
     ScreenConfig,
     SimulateConfig,
+    SimulatedLayout,
     StoreConfig,
     result_config,
 )
@@ -48,6 +51,7 @@ from components.core.config.run import (
 __all__ = [
     "CHANNELS",
     "NO_EFFECT_ON_RESULTS",
+    "PLATE_FORMATS",
     "PUBLISHED",
     "XCEPTION",
     "XCEPTION_LARGE",
@@ -56,6 +60,7 @@ __all__ = [
     "BatchNormConfig",
     "CardConfig",
     "ClusterConfig",
+    "CompoundsConfig",
     "ComputeConfig",
     "Count",
     "Domain",
@@ -77,6 +82,7 @@ __all__ = [
     "RunConfig",
     "ScreenConfig",
     "SimulateConfig",
+    "SimulatedLayout",
     "StandardiseConfig",
     "StoreConfig",
     "differences",

@@ -46,6 +46,8 @@ from components.core.files import cache_folder
 
 CHANNELS = ("nuclei", "ER", "actin", "nucleoli", "mitochondria", "Golgi")
 """The six stains, in the order w1..w6 of the file names (RxRx1)."""
+PLATE_FORMATS = {6: (2, 3), 12: (3, 4), 24: (4, 6), 48: (6, 8), 96: (8, 12), 384: (16, 24), 1536: (32, 48)}
+"""Rows and columns of a plate by its number of wells."""
 
 
 class ScreenConfig(FrozenModel):
@@ -111,9 +113,49 @@ class FoldsConfig(FrozenModel):
         return tuple(range(self.count)) if self.train is None else self.train
 
 
-class SimulateConfig(FrozenModel):
-    """Size and difficulty of the simulated screen, which has the files and names of the Kaggle release."""
+SimulatedLayout = Literal[
+    "kaggle",
+    "rxrx",
+    "loaddata",
+    "samplesheet",
+    "imagexpress",
+    "opera_phenix",
+    "yokogawa",
+    "cellworx",
+    "omezarr_0.4",
+    "omezarr_0.5",
+]
 
+
+class CompoundsConfig(FrozenModel):
+    """A simulated screen of compounds without a plate design: every plate has all of them, replicated, at random wells."""
+
+    count: Count = Field(24, description="number of compounds")
+    replicates: Count = Field(4, description="wells of each compound on a plate, all doses together")
+    doses: tuple[Positive, ...] = Field(
+        (10.0,),
+        min_length=1,
+        description="doses that the replicates take in turn, micromolar; the highest has the full effect",
+    )
+    plates: Count = Field(2, description="plates of an experiment; each has a barcode of its own")
+    negative_wells: Count = Field(16, description="wells of a plate with DMSO alone")
+    positive_wells: Count = Field(4, description="wells of each positive control on a plate")
+
+
+class SimulateConfig(FrozenModel):
+    """Form, size and difficulty of the simulated screen."""
+
+    layout: SimulatedLayout = Field(
+        "kaggle",
+        description="files of the screen; imagexpress to cellworx: images named as these microscopes do, and a plate map",
+    )
+    bits: Literal[8, 16] = Field(8, description="bits of a pixel")
+    plate_format: Literal[6, 12, 24, 48, 96, 384, 1536] = Field(
+        384, description="wells of a plate; from 384 on, those at the edge stay empty"
+    )
+    compounds: CompoundsConfig | None = Field(
+        None, description="a screen of compounds without a plate design; null has RxRx1's four plate groups"
+    )
     labelled: dict[str, Count] = Field(
         default_factory=lambda: {"HUVEC": 5, "RPE": 4, "HEPG2": 3, "U2OS": 3},
         description="number of labelled experiments by cell type (train.csv), held-out ones included",
@@ -122,13 +164,16 @@ class SimulateConfig(FrozenModel):
         default_factory=lambda: {"HUVEC": 2, "RPE": 1, "HEPG2": 1, "U2OS": 1},
         description="number of unlabelled experiments by cell type (test.csv)",
     )
-    treatments_per_group: Annotated[int, Field(ge=1, le=277)] = Field(
-        26, description="siRNAs of each of the four disjoint plate groups; a plate has room for 277"
+    treatments_per_group: Count = Field(
+        26,
+        description="siRNAs of each of the four plate groups, 277 at most on 384 wells; not used with `compounds`",
     )
     positive_controls: Annotated[int, Field(ge=0, le=30)] = Field(
-        4, description="number of positive-control siRNAs, which are on every plate"
+        4, description="number of positive controls, which are on every plate"
     )
-    label_style: Literal["string", "integer"] = Field("string", description="labels as sirna_N (string) or N (integer)")
+    label_style: Literal["string", "integer"] = Field(
+        "string", description="labels as sirna_N or compound_N (string) or N (integer)"
+    )
     missing_wells: Fraction = Field(0.003, description="probability that a treatment well is missing from a plate")
     missing_sites: Fraction = Field(
         0.001, description="probability that a site is missing; a well's first site never is"
@@ -141,6 +186,25 @@ class SimulateConfig(FrozenModel):
     batch_strength: NonNegative = Field(
         1.0, description="size of experiment and plate effects: 1 as measured on RxRx1, 0 none"
     )
+
+    @model_validator(mode="after")
+    def _fits_a_plate(self) -> Self:
+        rows, columns = PLATE_FORMATS[self.plate_format]
+        room = (rows - 2) * (columns - 2) if self.plate_format >= 384 else rows * columns
+        if self.compounds is None:
+            # RxRx1's plates keep 31 wells for controls, also if fewer are used.
+            controls = 31 if self.plate_format == 384 else 1 + self.positive_controls
+            field, wanted = "treatments_per_group", self.treatments_per_group
+        else:
+            some = self.compounds
+            controls = some.negative_wells + self.positive_controls * some.positive_wells
+            field, wanted = "compounds.count x compounds.replicates", some.count * some.replicates
+        if wanted + controls > room:
+            raise ValueError(
+                f"{field} must be at most {max(room - controls, 0)}, the wells that a plate of {self.plate_format} has beside "
+                f"{controls} for controls, got {wanted}"
+            )
+        return self
 
 
 class PackConfig(FrozenModel):

@@ -129,25 +129,36 @@ def photograph(
     cell_type: str,
     effect: BatchEffect,
     diameter: float,
-) -> NDArray[np.uint8]:
-    """The six 8-bit images of a site, uint8 (C, H, W).
+    bits: int,
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The images of a site, uint8 or uint16 (C, H, W); 16 bits show the same light in finer steps.
 
     The calibrated deviations are those of channel means, to which density contributes: its share is taken off the gain.
+
+    Args:
+        rng: generator of the site.
+        stains_CHW: as `draw` returns them; channels beyond the six stains begin with the first again.
+        cell_type: one of CELL_TYPES.
+        effect: of the plate.
+        diameter: typical cell diameter, pixels.
+        bits: of a pixel, 8 or 16.
     """
-    size = stains_CHW.shape[-1]
-    position = np.linspace(-1.0, 1.0, size, dtype=np.float32)
-    images = np.empty(stains_CHW.shape, dtype=np.uint8)
+    height, width = stains_CHW.shape[1:]
+    down_H, right_W = (np.linspace(-1.0, 1.0, side, dtype=np.float32) for side in (height, width))
+    white = 2**bits - 1
+    images = np.empty(stains_CHW.shape, dtype=np.uint8 if bits == 8 else np.uint16)
     noise_CHW = rng.standard_normal(stains_CHW.shape, dtype=np.float32)
-    for c, stain_HW in enumerate(stains_CHW):
+    for channel, stain_HW in enumerate(stains_CHW):
+        c = channel % len(PLATE_SPREAD_C)
         sigma = diameter * _BLUR * float(np.exp(effect.log_blur_C[c]))
         light_HW = cv2.GaussianBlur(stain_HW, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
         light_HW += np.float32(_HAZE_C[c]) * (light_HW.mean() - light_HW)
         down, right = effect.gradient_C2[c].astype(np.float32)
-        illumination_HW = 1.0 + down * position[:, None] + right * position[None, :]
+        illumination_HW = 1.0 + down * down_H[:, None] + right * right_W[None, :]
         gain = float(np.exp(effect.log_gain_C[c]))
         level = CHANNEL_LEVELS_C[cell_type][c] * float(np.exp(-effect.log_density))
         background = BACKGROUND_C[c] * float(np.exp(effect.log_offset_C[c]))
         grey_HW = np.float32(gain) * (np.float32(level) * light_HW * illumination_HW + np.float32(background))
-        grey_HW += noise_CHW[c] * np.sqrt(np.float32(_SHOT_NOISE) * grey_HW + np.float32(_READ_NOISE**2))
-        images[c] = np.clip(np.rint(grey_HW), 0, 255).astype(np.uint8)
+        grey_HW += noise_CHW[channel] * np.sqrt(np.float32(_SHOT_NOISE) * grey_HW + np.float32(_READ_NOISE**2))
+        images[channel] = np.clip(np.rint(grey_HW * np.float32(white / 255)), 0, white)
     return images

@@ -169,7 +169,7 @@ def grow(
     rng: np.random.Generator,
     cell_type: str,
     traits_T: NDArray[np.float32],
-    size: int,
+    shape: tuple[int, int],
     diameter: float,
     density: float,
 ) -> Cells:
@@ -179,7 +179,7 @@ def grow(
         rng: generator of the site.
         cell_type: one of CELL_TYPES.
         traits_T: phenotype of the well.
-        size: side of the image, pixels.
+        shape: height and width of the image, pixels.
         diameter: typical cell diameter, pixels.
         density: expected sum of cell areas over the image area, before the phenotype's crowding.
     """
@@ -187,7 +187,8 @@ def grow(
     cell_diameter = diameter * float(typical["cell_size"][0])
     covered = density * float(typical["crowding"][0]) * float(np.exp(_COUNT_NOISE * rng.standard_normal()))
     spacing = cell_diameter * np.sqrt(np.pi / 4.0 / _CONFLUENT)
-    y_M, x_M = _lattice(rng, size + 2 * _MARGIN * diameter, float(spacing))
+    margin = 2 * _MARGIN * diameter
+    y_M, x_M = _lattice(rng, shape[0] + margin, shape[1] + margin, float(spacing))
     order_M = np.argsort(-_fullness(rng, y_M, x_M, diameter, CLUMPING[cell_type]), kind="stable")
     taken_N = order_M[: max(1, round(min(covered / _CONFLUENT, 1.0) * len(y_M)))]
 
@@ -204,18 +205,18 @@ def grow(
 
 
 def _lattice(
-    rng: np.random.Generator, extent: float, spacing: float
+    rng: np.random.Generator, height: float, width: float, spacing: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points of a staggered lattice over a square, shifted as a whole and jittered one by one, (M,) each."""
-    steps = np.arange(int(np.ceil(extent / spacing)) + 1, dtype=np.float64)
-    row_M, column_M = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
+    """Points of a staggered lattice over a rectangle, shifted as a whole and jittered one by one, (M,) each."""
+    steps = [np.arange(int(np.ceil(extent / spacing)) + 1, dtype=np.float64) for extent in (height, width)]
+    row_M, column_M = (grid.ravel() for grid in np.meshgrid(*steps, indexing="ij"))
     shift = rng.random(2)
     jitter_2M = rng.uniform(-_JITTER, _JITTER, (2, len(row_M)))
     y_M = (row_M - shift[0] + jitter_2M[0]) * spacing
     x_M = (column_M + 0.5 * (row_M % 2) - 0.5 - shift[1] + jitter_2M[1]) * spacing
-    inside_M = (y_M >= 0) & (y_M < extent) & (x_M >= 0) & (x_M < extent)
+    inside_M = (y_M >= 0) & (y_M < height) & (x_M >= 0) & (x_M < width)
     if not inside_M.any():
-        return np.array([extent / 2]), np.array([extent / 2])
+        return np.array([height / 2]), np.array([width / 2])
     return y_M[inside_M], x_M[inside_M]
 
 

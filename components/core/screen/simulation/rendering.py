@@ -18,11 +18,11 @@ from components.core.config import CHANNELS
 from components.core.screen.simulation.batch_effects import photograph, plate_effect
 from components.core.screen.simulation.cells import TRAITS, Cells, grow, perturbation_shifts, textures
 from components.core.screen.simulation.plate_design import (
-    PLATES,
     SimulatedPlate,
     SimulatedWell,
     SimulationSettings,
     stream,
+    treatment_count,
 )
 
 Array = NDArray[np.float32]
@@ -37,14 +37,15 @@ _CELL_BRIGHTNESS = 0.15
 """Log deviation of a cell's brightness in all stains alike (cell cycle, thickness)."""
 
 
-def draw(rng: np.random.Generator, cells: Cells, size: int, diameter: float) -> Array:
-    """The stains before optics and camera, float32 (C, size, size), in units of a typical cell's brightness.
+def draw(rng: np.random.Generator, cells: Cells, shape: tuple[int, int], diameter: float) -> Array:
+    """The six stains before optics and camera, float32 (C, H, W), in units of a typical cell's brightness.
 
-    `size` and the typical cell `diameter` are in pixels.
+    `shape`, height and width, and the typical cell `diameter` are in pixels.
     """
+    height, width = shape
     reach = int(np.ceil(_REACH * float(_semi_axes(cells.properties, diameter)[0].max()))) + 1
     side = 2 * reach + 1
-    image_CHW = np.zeros((len(CHANNELS), size + 2 * side, size + 2 * side), dtype=np.float32)
+    image_CHW = np.zeros((len(CHANNELS), height + 2 * side, width + 2 * side), dtype=np.float32)
     step = max(1, _PASS_PIXELS // side**2)
     for start in range(0, len(cells), step):
         some = cells.part(start, start + step)
@@ -52,9 +53,9 @@ def draw(rng: np.random.Generator, cells: Cells, size: int, diameter: float) -> 
         patches_NCPP = _patches(rng, some, reach, diameter, some.y_N - floor_y_N, some.x_N - floor_x_N)
         row_N, column_N = floor_y_N.astype(int), floor_x_N.astype(int)
         for patch_CPP, row, column in zip(patches_NCPP, row_N + side - reach, column_N + side - reach, strict=True):
-            if 0 < row < size + side and 0 < column < size + side:
+            if 0 < row < height + side and 0 < column < width + side:
                 image_CHW[:, row : row + side, column : column + side] += patch_CPP
-    return image_CHW[:, side : side + size, side : side + size]
+    return image_CHW[:, side : side + height, side : side + width]
 
 
 def _semi_axes(properties: Mapping[str, Array], diameter: float) -> tuple[Array, Array]:
@@ -189,8 +190,8 @@ def _cut_textures(rng: np.random.Generator, count: int, side: int, diameter: flo
 
 def render_site(
     settings: SimulationSettings, plate: SimulatedPlate, well: SimulatedWell, site: int
-) -> NDArray[np.uint8]:
-    """The six channels of a site, uint8 (C, H, W); a function of its arguments alone."""
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The channels of a site, uint8 or uint16 (C, H, W); a function of its arguments alone."""
     config = settings.simulate
     position = (plate.experiment, plate.number, well.well)
     experiment_number = int(plate.experiment.rpartition("-")[2])
@@ -199,14 +200,16 @@ def render_site(
     well_noise_T = stream(settings.seed, "well", *position).standard_normal(len(TRAITS))
     traits_T = config.well_noise * config.effect * well_noise_T + effect.culture_T
     if well.perturbation is not None:
-        perturbations = PLATES * config.treatments_per_group + config.positive_controls
+        perturbations = treatment_count(config) + config.positive_controls
         shifts_ST = perturbation_shifts(
             settings.seed, plate.cell_type, perturbations, config.effect, config.cell_type_specificity
         )
-        traits_T += shifts_ST[well.perturbation]
+        traits_T += well.strength * shifts_ST[well.perturbation]
 
     rng = stream(settings.seed, "site", *position, site)
     density = config.density * float(np.exp(effect.log_density))
-    size, diameter = settings.screen.image_size, config.cell_diameter
-    cells = grow(rng, plate.cell_type, traits_T.astype(np.float32), size, diameter, density)
-    return photograph(rng, draw(rng, cells, size, diameter), plate.cell_type, effect, diameter)
+    form, diameter = settings.images, config.cell_diameter
+    cells = grow(rng, plate.cell_type, traits_T.astype(np.float32), (form.height, form.width), diameter, density)
+    stains_CHW = draw(rng, cells, (form.height, form.width), diameter)
+    chosen_CHW = stains_CHW[np.arange(len(form.channels)) % len(CHANNELS)]
+    return photograph(rng, chosen_CHW, plate.cell_type, effect, diameter, config.bits)

@@ -1,7 +1,8 @@
-"""Writes a simulated screen as the files of the Kaggle release, complete or not at all. The only file here that does I/O.
+"""Writes a simulated screen, complete or not at all.
 
-out/screen/{train,test}/EXP-NN/PlateP/WELL_sS_wC.png    out/truth.csv        labels of the unlabelled treatments
-out/screen/{train,test}.csv, {train,test}_controls.csv  out/simulation.json  settings and code version
+out/screen           tables and images in the chosen layout
+out/truth.csv        labels of the unlabelled treatments
+out/simulation.json  settings and code version
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from components.core.errors import InputError
 from components.core.files import atomic_directory
 from components.core.processes import cores, worker_processes
 from components.core.screen.simulation.cells import CELL_TYPES
+from components.core.screen.simulation.layouts import COLUMNS, LAYOUTS, SitePlace, id_codes
 from components.core.screen.simulation.plate_design import (
     SimulatedPlate,
     SimulatedWell,
@@ -37,7 +39,6 @@ _TASK_SITES = 16
 """Sites of a task: a cancelled simulation waits for no more than one task a worker."""
 _PROCESS_SITES = 300
 """Below this many sites the start of worker processes (about a second) costs more than they save."""
-_PNG_LEVEL = 1
 
 
 def simulate(settings: SimulationSettings, out: Path, progress: Progress | None = None) -> bool:
@@ -68,7 +69,11 @@ def simulate(settings: SimulationSettings, out: Path, progress: Progress | None 
     with atomic_directory(out) as new:
         plates = design_screen(settings)
         _write_images(settings, plates, new / "screen", progress or (lambda done, total: None))
-        _write_tables(plates, new)
+        table = site_table(plates)
+        LAYOUTS[settings.simulate.layout].tables(new / "screen", table, settings.images)
+        hidden = table.drop_duplicates(["experiment", "plate", "well"]).query("role == 'treatment' and not labelled")
+        truth = {"id_code": id_codes(hidden), "sirna": hidden["perturbation"]}
+        write_table(new / "truth.csv", pd.DataFrame(truth))
         (new / "simulation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return True
 
@@ -83,10 +88,12 @@ def code_version() -> str:
 
 def _record(settings: SimulationSettings) -> dict[str, Any]:
     """Everything the files depend on; the other fields of ScreenConfig concern later steps."""
+    images = settings.images
     return {
         "code": code_version(),
         "seed": settings.seed,
-        "image_size": settings.screen.image_size,
+        "channels": list(images.channels),
+        "image_size": [images.height, images.width],
         "sites": settings.screen.sites,
         "simulate": settings.simulate.model_dump(mode="json"),
     }
@@ -112,17 +119,12 @@ def _holds(out: Path, record: dict[str, Any]) -> bool:
     raise InputError(f"{out}: holds a screen simulated with other settings ({different}); {advice}")
 
 
-def _folder(plate: SimulatedPlate) -> Path:
-    return Path("train" if plate.labelled else "test", plate.experiment, f"Plate{plate.number}")
-
-
 def _write_images(
     settings: SimulationSettings, plates: Sequence[SimulatedPlate], screen: Path, progress: Progress
 ) -> None:
     tasks: list[tuple[SimulatedPlate, tuple[SimulatedWell, ...]]] = []
     step = max(1, _TASK_SITES // settings.screen.sites)
     for plate in plates:
-        (screen / _folder(plate)).mkdir(parents=True)
         tasks += [(plate, plate.wells[start : start + step]) for start in range(0, len(plate.wells), step)]
     total = sum(len(well.sites) for plate in plates for well in plate.wells)
     done = 0
@@ -147,31 +149,25 @@ def write_wells(
     settings: SimulationSettings, plate: SimulatedPlate, wells: Sequence[SimulatedWell], screen: Path
 ) -> int:
     """Renders and writes the images of some wells; returns the number of sites."""
-    folder = screen / _folder(plate)
-    sites = 0
+    layout, sites = LAYOUTS[settings.simulate.layout], 0
     for well in wells:
         for site in well.sites:
-            for channel, image_HW in enumerate(render_site(settings, plate, well, site), start=1):
-                path = folder / f"{well.well}_s{site}_w{channel}.png"
-                if not cv2.imwrite(str(path), image_HW, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]):
-                    raise OSError(f"{path}: the image cannot be written")
+            place = SitePlace(plate.experiment, plate.plate, well.well, site, plate.labelled)
+            layout.write_site(screen, place, settings.images.channels, render_site(settings, plate, well, site))
             sites += 1
     return sites
 
 
-def _write_tables(plates: Sequence[SimulatedPlate], out: Path) -> None:
-    columns = ["id_code", "experiment", "plate", "well", "sirna", "well_type", "labelled"]
-    wells = pd.DataFrame(
-        [
-            (f"{p.experiment}_{p.number}_{w.well}", p.experiment, p.number, w.well, w.label, w.role, p.labelled)
-            for p in plates
-            for w in p.wells
-        ],
-        columns=columns,
-    )
-    for split, half in (("train", wells[wells["labelled"]]), ("test", wells[~wells["labelled"]])):
-        treated = half["well_type"] == "treatment"
-        write_table(out / "screen" / f"{split}.csv", half.loc[treated, columns[: 5 if split == "train" else 4]])
-        write_table(out / "screen" / f"{split}_controls.csv", half.loc[~treated, columns[:6]])
-        if split == "test":
-            write_table(out / "truth.csv", half.loc[treated, ["id_code", "sirna"]])
+def site_table(plates: Sequence[SimulatedPlate]) -> pd.DataFrame:
+    """The sites of some plates, as layouts.py describes the table; compounds have columns dose and replicate."""
+    rows = [
+        (p.experiment, p.plate, w.well, site, w.role, w.label, p.cell_type, p.labelled, w.dose, w.replicate)
+        for p in plates
+        for w in p.wells
+        for site in w.sites
+    ]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "dose", "replicate"])
+    if table["replicate"].isna().all():
+        return table[list(COLUMNS)]
+    dose, replicate = table["dose"], table["replicate"]
+    return table.assign(dose=dose.map("{:g}".format).where(dose.notna(), ""), replicate=replicate.map("{:g}".format))

@@ -1,12 +1,13 @@
 """The plate design of a simulated screen: groups, rotations, wells, labels."""
 
+import re
 from collections import Counter, defaultdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.config import ScreenConfig, SimulateConfig
+from components.core.config import PLATE_FORMATS, CompoundsConfig, ScreenConfig, SimulateConfig
 from components.core.screen.simulation.plate_design import (
     USED_WELLS,
     SimulationSettings,
@@ -78,3 +79,56 @@ def test_a_screen_with_one_more_experiment_contains_the_smaller_one():
     small = design_screen(screen(labelled={"RPE": 2}, unlabelled={}))
     large = design_screen(screen(labelled={"RPE": 3}, unlabelled={}))
     assert large[: len(small)] == small
+
+
+def compounds(**fields):
+    return screen(
+        labelled={"RPE": 2}, unlabelled={"U2OS": 1}, positive_controls=2, missing_wells=0.0,
+        compounds=CompoundsConfig(
+            count=5, replicates=4, doses=(0.5, 5.0), plates=3, negative_wells=6, positive_wells=2
+        ),
+        **fields,
+    )  # fmt: skip
+
+
+def test_without_a_design_every_plate_holds_the_same_compounds_at_other_wells():
+    plates = design_screen(compounds(plate_format=96))
+    contents = {tuple(sorted((w.label, w.dose or 0, w.replicate, w.role) for w in plate.wells)) for plate in plates}
+    (content,) = contents
+    assert Counter(role for *_, role in content) == {"treatment": 20, "positive_control": 4, "negative_control": 6}
+    assert {dose for _, dose, _, role in content if role == "treatment"} == {0.5, 5.0}
+    assert {label for label, *_, role in content if role == "negative_control"} == {"DMSO"}
+    arrangements = {tuple((w.well, w.label) for w in plate.wells) for plate in plates}
+    assert len(arrangements) == len({plate.plate for plate in plates}) == 9
+
+
+def test_a_higher_dose_has_a_stronger_effect_and_the_highest_the_whole_one():
+    strength = {w.dose: w.strength for plate in design_screen(compounds()) for w in plate.wells if w.dose}
+    assert 0 < strength[0.5] < strength[5.0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("plate_format", PLATE_FORMATS)
+def test_plates_of_every_format_with_and_without_a_design_lie_within_it(plate_format):
+    rows, columns = PLATE_FORMATS[plate_format]
+    small = CompoundsConfig(count=2, replicates=1, plates=1, negative_wells=2, positive_wells=1)
+    sizes = {"plate_format": plate_format, "positive_controls": 2, "treatments_per_group": 3, "missing_wells": 0.0}
+    for fields, per_plate in (({}, 6), ({"compounds": small}, 6)):
+        for plate in design_screen(screen(**sizes, **fields)):
+            names = [re.fullmatch("(A?[A-Z])([0-9]{2})", well.well).groups() for well in plate.wells]
+            numbers = [(26 * (len(row) - 1) + ord(row[-1]) - ord("A") + 1, int(column)) for row, column in names]
+            assert len(set(numbers)) == per_plate
+            assert numbers == sorted(numbers), "row-major order"
+            assert all(row <= rows and column <= columns for row, column in numbers)
+
+
+@pytest.mark.parametrize(
+    ("fields", "room"),
+    [
+        ({"treatments_per_group": 278}, 277),
+        ({"plate_format": 96, "positive_controls": 5, "treatments_per_group": 100}, 90),
+        ({"plate_format": 6, "compounds": CompoundsConfig()}, 0),
+    ],
+)
+def test_more_perturbations_than_wells_are_refused(fields, room):
+    with pytest.raises(ValueError, match=f"must be at most {room}, "):
+        SimulateConfig(**fields)

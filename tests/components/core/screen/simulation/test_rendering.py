@@ -59,3 +59,13 @@ def test_strength_scales_every_deviation_and_zero_makes_plates_alike():
         assert not np.any(getattr(none, name))
         np.testing.assert_allclose(2 * np.asarray(getattr(half, name)), getattr(full, name), rtol=1e-6, atol=1e-9)
         assert np.any(getattr(full, name))
+
+
+def test_sixteen_bits_show_the_same_light_in_finer_steps():
+    coarse, fine = (settings_of(bits=bits) for bits in (8, 16))
+    plate = design_screen(fine)[0]
+    pixels = render_site(fine, plate, plate.wells[1], 1)
+    assert pixels.dtype == np.uint16
+    assert len(np.unique(pixels)) > 256
+    difference = pixels / 257 - render_site(coarse, plate, plate.wells[1], 1)
+    assert np.abs(difference).max() <= 0.5 + 1e-3
