@@ -78,7 +78,7 @@ def simulate(
     ],
     set: Changes = None,
 ) -> None:
-    """Writes a simulated screen in the Kaggle layout."""
+    """Writes a simulated screen and its truth."""
     arguments = ["--config", config, "--out", out]
     for change in set or []:
         arguments += ["--set", change]

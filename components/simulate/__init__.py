@@ -1,1 +1,1 @@
-"""The step `simulate`: a screen in the Kaggle layout, to run everything else on."""
+"""The step `simulate`: a screen in any layout, to run everything else on."""

@@ -14,7 +14,7 @@ def simulate(
     out: OutOption,
     changes: SetOption = [],  # noqa: B006
 ) -> None:
-    """Writes a simulated screen in the Kaggle layout, and its truth.csv."""
+    """Writes a simulated screen in the layout `simulate.layout`, and its truth.csv."""
     settings = RunConfig.load(config, changes).section(SimulationSettings)
     with step_files() as files:
         run(settings, Path(files.output(out)))

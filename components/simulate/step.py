@@ -1,4 +1,4 @@
-"""simulate: settings in, a screen in the Kaggle layout and its truth out. The method is core.screen.simulation."""
+"""simulate: settings in, a screen in any layout and its truth out. The method is core.screen.simulation."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A simulated screen with the files, the plate design and the batch effects of RxRx1."""
+"""A simulated screen with the cells and batch effects of RxRx1, in any layout, with its plate design or without one."""
