@@ -14,6 +14,7 @@ import numpy as np
 
 from components.core.config import MeanTeacherConfig, RunConfig
 from components.core.errors import InputError
+from components.core.label_tables import read_label_table
 from components.core.learning.warm_start import check_networks
 from components.core.prior.pseudo_labels import read_fused_labels
 from components.core.screen.folds import assign_folds, screen_folds
@@ -24,7 +25,7 @@ from components.core.screen.wells import Plate, Screen
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_bucket, open_screen
 from components.core.storage.runs import read_source
-from components.core.tables import TableFaults, read_table_file
+from components.core.tables import TableFaults
 
 FUSED = "mean_teacher.fused_labels"
 MOST_SIMULATED_GB = 50
@@ -62,10 +63,10 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
         screen_folds(found.training_plates, config.folds)
     if truth is not None:
         unlabelled = [plate for plate in found.plates if not plate.labelled]
-        check_truth(truth, unlabelled, found.vocabulary.treatments)
+        check_truth(truth, unlabelled, found.vocabulary.treatments, config.screen.label_column)
     fused = local_files(config).get(FUSED)
     if fused is not None:
-        _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found)
+        _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found, config.screen.label_column)
     return found
 
 
@@ -174,7 +175,7 @@ def refuse_interpreter(value: Any, field: str = "") -> None:
         )
 
 
-def _check_fused(source: str, path: Path, screen: Screen) -> None:
+def _check_fused(source: str, path: Path, screen: Screen, column: str) -> None:
     """Checks the predictions of an earlier run, which pseudo_label reads only after hours of training."""
     wells = [
         (well.id_code, plate.experiment, plate.plate)
@@ -185,7 +186,7 @@ def _check_fused(source: str, path: Path, screen: Screen) -> None:
     ]
     ids, experiments, plates = zip(*wells, strict=True) if wells else ((), (), ())
     everything = np.ones(len(ids), dtype=bool)
-    read_fused_labels(path, ids, everything, experiments, plates, screen.vocabulary.treatments, source)
+    read_fused_labels(path, ids, everything, experiments, plates, screen.vocabulary.treatments, column, source)
 
 
 def _check_simulated(config: RunConfig) -> None:
@@ -263,10 +264,11 @@ def check_truth(
     truth: Path,
     plates: Iterable[Plate],
     treatments: Collection[str],
+    column: str,
     of: str = "an unlabelled experiment of this screen",
     others: Iterable[Plate] = (),
 ) -> None:
-    """Checks the labels that the report scores by, a table id_code,sirna, before anything is trained or predicted.
+    """Checks the labels that the report scores by, a table of id_code and label, before anything is trained or predicted.
 
     The treatment wells of `plates`, which errors call `of`, are scored; those of `others` may be in the table.
 
@@ -276,7 +278,7 @@ def check_truth(
     name = f"--truth {truth}"
     if truth.exists() and not truth.is_file():
         raise InputError(f"{name}: is not a file")
-    table = read_table_file(truth, ("id_code", "sirna"), name)
+    table, column = read_label_table(truth, column, name=name)
     wells, ignored = (
         {well.id_code for plate in some for well in plate.wells if well.role == "treatment"}
         for some in (plates, others)
@@ -284,6 +286,6 @@ def check_truth(
     table = table[~table["id_code"].isin(list(ignored))]
     faults = TableFaults(name, table)
     faults.require_one_of(["id_code"], wells, f"it is not a treatment well of {of}: remove the row")
-    faults.require_one_of(["sirna"], treatments, "it is not a treatment of this screen: use the encoding of train.csv")
+    faults.require_one_of([column], treatments, "it is not a treatment of this screen: use the labels of its tables")
     faults.require_unique("id_code")
     faults.check()

@@ -43,7 +43,7 @@ from pipelines.studies import ProtocolChoice
 
 app = typer.Typer(
     name="cellsignal",
-    help="Predicts the siRNA (perturbation) of every well of a six-channel fluorescence screen, across experimental batches.",
+    help="Predicts the perturbation of every well of a fluorescence screen, across experimental batches.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help texts contain brackets
@@ -61,7 +61,7 @@ def common(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
 ) -> None:
-    """Predicts the perturbation (perturbation) of every well of a six-channel fluorescence screen, across experimental batches."""
+    """Predicts the perturbation of every well of a fluorescence screen, across experimental batches."""
     if version:
         from components.image import VERSION
 

@@ -46,7 +46,7 @@ Changes = Annotated[
 Screen = Annotated[str, AddressOption(help=_SCREEN)]
 SimulatedScreen = Annotated[str | None, AddressOption(help=f"{_SCREEN}; default: simulate a screen")]
 BucketScreen = Annotated[str | None, AddressOption(help="s3://BUCKET/PREFIX of the screen")]
-_TRUTH = "CSV of labels (id_code,sirna), read only to score the report"
+_TRUTH = "CSV of labels (id_code and a column of the screen's word, sirna for RxRx1), read only to score the report"
 TruthFile = Annotated[str | None, AddressOption(metavar="FILE", help=_TRUTH)]
 TruthAddress = Annotated[str | None, AddressOption(metavar="s3://BUCKET/KEY", help=_TRUTH)]
 Truth = Annotated[str | None, AddressOption(help=f"{_TRUTH}: a file, or on a cluster s3://BUCKET/KEY")]

@@ -38,8 +38,8 @@ from components.core.storage.task_status import report_status
 from components.core.tables import write_table
 
 TABLE = (
-    "id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence",
-    "group_sirna", "group_confidence", "top5", "raw_confidence_uncalibrated",
+    "id_code", "perturbation", "confidence", "margin", "raw_perturbation", "raw_confidence",
+    "group_perturbation", "group_confidence", "top5", "raw_confidence_uncalibrated",
 )  # fmt: skip
 """Columns of the tables of predictions, which the report reads."""
 ROLE_NAMES = {"oof": "out of fold", "unlabelled": "unlabelled", "holdout": "holdout"}
@@ -144,10 +144,10 @@ def predictions_table(ids_W: Sequence[str], found: WellPredictions, treatments: 
     label_K = np.array(treatments, dtype=object)
     table = pd.DataFrame({
         "id_code": ids_W,
-        "sirna": label_K[found.perturbation_W], "confidence": found.confidence_W, "margin": found.margin_W,
-        "raw_sirna": label_K[found.raw_W], "raw_confidence": found.raw_confidence_W,
-        "group_sirna": label_K[found.group_W], "group_confidence": found.group_confidence_W,
-        "top5": [" ".join(labels) for labels in label_K[found.top_W5]],
+        "perturbation": label_K[found.perturbation_W], "confidence": found.confidence_W, "margin": found.margin_W,
+        "raw_perturbation": label_K[found.raw_W], "raw_confidence": found.raw_confidence_W,
+        "group_perturbation": label_K[found.group_W], "group_confidence": found.group_confidence_W,
+        "top5": [json.dumps(labels, ensure_ascii=False) for labels in label_K[found.top_W5].tolist()],
         "raw_confidence_uncalibrated": found.raw_uncalibrated_W,
     }, columns=list(TABLE))  # fmt: skip
     return table.sort_values("id_code")

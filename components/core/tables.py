@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +18,10 @@ from components.core.errors import SHOWN, InputError, one_line
 
 ABSENT = frozenset({"", "nan", "na", "n/a", "null"})
 """Texts for a missing value in spreadsheets and data frames, in lower case."""
+_FORMULA = re.compile(r"'*[=+\-@]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+"""Control characters as they are written: escaped, as in Python."""
 
 
 def read_table_file(path: Path, needed: Sequence[str], name: str | None = None) -> pd.DataFrame:
@@ -84,8 +90,32 @@ def _check_header(name: str, header: Sequence[str], needed: Sequence[str]) -> No
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Writes a CSV table without its index: floats with six significant digits, missing values empty, LF line ends."""
-    table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    """Writes a table as CSV; see `csv_bytes`."""
+    path.write_bytes(csv_bytes(table))
+
+
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """A table as CSV in UTF-8 without its index: floats with six significant digits, missing values empty, LF line ends.
+
+    A text that a spreadsheet would execute, which begins with `=`, `+`, `-` or `@` and is no number, gets an apostrophe first;
+    `unescaped` takes it away. Control characters are escaped.
+    """
+    table = table.rename(columns=_escape)
+    texts = [column for column in table.columns if not pd.api.types.is_numeric_dtype(table[column])]
+    table = table.assign(**{column: table[column].map(_escape, na_action="ignore") for column in texts})
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+
+
+def unescaped(table: pd.DataFrame) -> pd.DataFrame:
+    """The texts of a table that `csv_bytes` wrote, without the apostrophes that it put first."""
+    return table.map(lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
+
+
+def _escape(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value if value.isprintable() else value.translate(_CONTROL)
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 class TableFaults:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from components.core import progress
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError
@@ -38,6 +36,7 @@ from components.core.storage.opening import open_screen
 from components.core.storage.run_records import RECIPE, PredictionRecord, RunRecord, cluster_run_key, predicting_name
 from components.core.storage.runs import read_source, read_source_screen, write_run
 from components.core.storage.task_status import report_status
+from components.core.tables import csv_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def run(
         store: receives plates and the pointers to them.
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
-        holdout_labels_out: CSV of those labels, id_code and sirna.
+        holdout_labels_out: CSV of those labels, id_code and label.
         record: the run, written to the store with its manifests; None without a run.
         check_scored: called before packing with the wells that will score the run; may raise.
 
@@ -93,7 +92,7 @@ def run(
 
     packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
     packed, warnings = _pack(packing, screen)
-    outputs = {holdout_labels_out: _csv(holdout_labels(screen))}
+    outputs = {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
         manifest = build_manifest(
             screen,
@@ -103,6 +102,7 @@ def run(
             folds=folds,
             well_folds=well_folds,
             warnings=warnings[holdout],
+            columns=config.screen.own_columns(screen.columns),
             run=record.key if record else "",
         )
         outputs[path] = _with_config(manifest, config)
@@ -164,10 +164,15 @@ def run_new_plates(
         folds={},
         well_folds={},
         warnings=[*seen, *warnings[False]],
+        columns=config.screen.own_columns(screen.columns),
         run=key,
     )
     reference = reference_of(model, trained, address, described.store, key)
-    outputs = {holdout_labels_out: _csv(holdout_labels(screen))} if holdout_labels_out else {}
+    outputs = (
+        {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column))}
+        if holdout_labels_out
+        else {}
+    )
     for path, manifest in ((holdout_out, described), (screen_out, reference)):
         outputs[path] = _with_config(manifest, config)
     if record:
@@ -202,10 +207,6 @@ def _with_config(manifest: Manifest, config: RunConfig) -> bytes:
     """A manifest's JSON, with the configuration in it."""
     read = config.model_dump(mode="json", exclude={"cluster", "local"})
     return manifest.model_copy(update={"config": read}).model_dump_json().encode()
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, lineterminator="\n").encode()
 
 
 def _write(outputs: Mapping[Path, bytes]) -> None:

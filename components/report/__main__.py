@@ -29,10 +29,12 @@ def report(
     out: OutOption,
     holdout_labels: Annotated[
         str | None,
-        AddressOption(help="labels of the held-out wells, id_code,sirna, path or s3://; new plates have none"),
+        AddressOption(
+            help="labels of the held-out wells, as normalize writes them, path or s3://; new plates have none"
+        ),
     ] = None,
     truth: Annotated[
-        str | None, AddressOption(help="labels of unlabelled or new wells, id_code,sirna, path or s3://")
+        str | None, AddressOption(help="labels of unlabelled or new wells, a CSV of id_code and label, path or s3://")
     ] = None,
     lineage: Annotated[str | None, AddressOption(help="lineage so far, JSON, path or s3://")] = None,
     changes: SetOption = [],  # noqa: B006

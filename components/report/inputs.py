@@ -13,13 +13,14 @@ import pandas as pd
 
 from components.core.errors import InputError
 from components.core.evaluation.scores import SCORES, Score
+from components.core.label_tables import read_label_table
 from components.core.screen.wells import experiment_of
 from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
-from components.core.tables import TableFaults, read_table_file
+from components.core.tables import TableFaults, read_table_file, unescaped
 
 FILES: dict[Score, str] = {"out_of_fold": "oof.csv", "unlabelled": "unlabelled.csv", "holdout": "holdout.csv"}
-LABELS = ("sirna", "raw_sirna", "group_sirna")
+LABELS = ("perturbation", "raw_perturbation", "group_perturbation")
 PROBABILITIES = ("confidence", "raw_confidence", "group_confidence", "raw_confidence_uncalibrated")
 KINDS: dict[Score, str] = {"unlabelled": "an unlabelled", "holdout": "a held-out"}
 
@@ -49,6 +50,13 @@ def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
         if well.role == "treatment"
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def own_columns(*manifests: Manifest) -> pd.DataFrame:
+    """The screen's own columns of every well, by id_code, as text."""
+    wells = {well.id_code: well.extra for manifest in manifests for plate in manifest.plates for well in plate.wells}
+    columns = next((manifest.columns for manifest in manifests if manifest.columns), ())
+    return pd.DataFrame.from_dict(wells, orient="index", columns=list(columns), dtype=str)
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ def _read_output(folder: Path, wells: pd.DataFrame, treatments: Collection[str])
 
 def _read_predictions(path: Path, wells: pd.DataFrame, treatments: Collection[str]) -> pd.DataFrame:
     """Reads one table of assign and joins it with the wells that it may have."""
-    table = read_table_file(path, ("id_code", *LABELS, *PROBABILITIES, "margin", "top5"))
+    table = unescaped(read_table_file(path, ("id_code", *LABELS, *PROBABILITIES, "margin", "top5")))
     faults = TableFaults(str(path), table)
     faults.require_one_of(
         ["id_code"],
@@ -128,27 +136,28 @@ def read_labels(
     wells: pd.DataFrame,
     score: Score,
     treatments: Collection[str],
+    column: str,
     experiments: Collection[str] | None = None,
 ) -> dict[str, str]:
-    """Reads a table id_code,sirna: labels of the wells of one score; rows of other experiments, if given, are ignored.
+    """Reads a table of labels of the wells of one score; rows of other experiments, if given, are ignored.
 
     Raises:
         InputError: a column or value is missing, or an id_code or perturbation is not of the screen; names line and well.
     """
-    table = read_table_file(path, ("id_code", "sirna"))
+    table, column = read_label_table(path, column)
     if experiments is not None:
         of_experiments = table["id_code"].map(experiment_of).isin(list(experiments))
         table = table[of_experiments | (table["id_code"] == "")]
     faults = TableFaults(str(path), table)
-    faults.require(("id_code", "sirna"))
+    faults.require(("id_code", column))
     allowed = wells.loc[wells["score"] == score, "id_code"]
     faults.require_one_of(
         ["id_code"], allowed, f"it is not a treatment well of {KINDS[score]} experiment of this screen"
     )
     faults.require_unique("id_code")
-    faults.require_one_of(["sirna"], treatments, "it is not a treatment of this screen: use the encoding of train.csv")
+    faults.require_one_of([column], treatments, "it is not a treatment of this screen: use the labels of its tables")
     faults.check()
-    return dict(zip(table["id_code"], table["sirna"], strict=True))
+    return dict(zip(table["id_code"], table[column], strict=True))
 
 
 def json_object(text: str, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from components.core.storage.object_store import ObjectStore
 _BATCH = 8
 """Sites that a thread reads and measures at a time."""
 QUALITY_COLUMNS = (
-    "id_code", "experiment", "plate", "well", "well_type", "look_at", "confidence", "nuclei_share",
+    "id_code", "experiment", "plate", "well", "role", "look_at", "confidence", "nuclei_share",
     *columns("focus", CHANNELS), *columns("saturated", CHANNELS),
 )  # fmt: skip
 """The columns of qc.csv."""
@@ -47,7 +47,7 @@ def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStor
         for plate in plates.plates
         for well in plate.wells
     ]
-    wells = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "well_type"]).join(measures)
+    wells = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "role"]).join(measures)
     wells["confidence"] = wells["id_code"].map(predictions.set_index("id_code")["confidence"])
     wells["look_at"] = ""
     for _, of_plate in wells.groupby(["experiment", "plate"]):

@@ -22,7 +22,7 @@ from components.core.evaluation.figures import image_strip
 from components.core.evaluation.page import Report, render_prediction, render_report
 from components.core.evaluation.plate_quality import plate_quality
 from components.core.evaluation.quality import columns
-from components.core.evaluation.scores import SAVED, SCORES, UNSURE, Score, build_metrics, choose_examples
+from components.core.evaluation.scores import SCORES, UNSURE, Score, build_metrics, choose_examples, saved
 from components.core.files import atomic_directory
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
@@ -32,7 +32,7 @@ from components.core.storage.runs import lineage_of, record_results
 from components.core.storage.task_status import finished_steps, report_status
 from components.core.tables import write_table
 from components.image import VERSION
-from components.report.inputs import AssignOutput, json_object, read_labels, read_outputs, treatment_wells
+from components.report.inputs import AssignOutput, json_object, own_columns, read_labels, read_outputs, treatment_wells
 from components.report.quality import QUALITY_COLUMNS, measure_wells
 
 PREDICTIONS: dict[Score, str] = {
@@ -59,9 +59,9 @@ def run(
         config: configuration of the whole run; it is written into the report.
         screen: manifest of the training and unlabelled experiments, or the reference that names the model of new plates.
         holdout: manifest of the held-out experiments (may have no plates), or of the new plates.
-        holdout_labels: labels of the held-out wells, id_code,sirna; not read for new plates.
-        truth: labels of unlabelled or new wells, id_code,sirna, if known. It may lack wells; for new plates, wells of
-            experiments that are not predicted are ignored.
+        holdout_labels: labels of the held-out wells, a table of id_code and label; not read for new plates.
+        truth: labels of unlabelled or new wells, a table of id_code and label, if known. It may lack wells; for new plates,
+            wells of experiments that are not predicted are ignored.
         uris: output directories of assign, one a cell type, as paths or object-store URIs.
         out: directory; an earlier report there is replaced.
         lineage: code_version, seeds, started, steps, image_digests, model as far as known; digests of manifests are added.
@@ -76,9 +76,10 @@ def run(
     known, held_out = Manifest.read(screen), Manifest.read(holdout)
     new_plates = known.model is not None
     wells, treatments = treatment_wells(known, held_out), known.vocabulary.treatments
+    column = config.screen.label_column
     of_truth: Score = "holdout" if new_plates else "unlabelled"
     experiments = {plate.experiment for plate in held_out.plates} if new_plates else None
-    labels = read_labels(truth, wells, of_truth, treatments, experiments) if truth else {}
+    labels = read_labels(truth, wells, of_truth, treatments, column, experiments) if truth else {}
     labelled = len(labels)
     if not new_plates:
         if holdout_labels is None:
@@ -88,7 +89,7 @@ def run(
             )
         training = wells[wells["score"] == "out_of_fold"].dropna(subset="label")
         labels |= dict(zip(training["id_code"], training["label"], strict=True))
-        labels |= read_labels(holdout_labels, wells, "holdout", treatments)
+        labels |= read_labels(holdout_labels, wells, "holdout", treatments, column)
     outputs, predictions = read_outputs(uris, wells, treatments, config.screen.cell_types)
     predictions = predictions.assign(truth=predictions["id_code"].map(labels))
     lineage = {"code_version": VERSION, **lineage}
@@ -112,9 +113,11 @@ def run(
         notices=list(dict.fromkeys(notices)),
     )
     names: dict[Score, str] = {"holdout": "predictions.csv"} if new_plates else PREDICTIONS
-    files = {name: predictions[predictions["score"] == score][list(SAVED)] for score, name in names.items()}
+    own = own_columns(known, held_out)
+    files = {name: saved(predictions[predictions["score"] == score], column, own) for score, name in names.items()}
     if new_plates:
-        report, page, files["qc.csv"] = _of_new_plates(report, outputs, store)
+        report, page, quality = _of_new_plates(report, outputs, store)
+        files["qc.csv"] = quality.join(own, on="id_code")
     else:
         report, page = _of_training(report, outputs, store)
     with atomic_directory(out) as folder:

@@ -157,6 +157,7 @@ class Challenge:
                 self.predictions_of_challenger(run, challenger, work),
                 found.experiments,
                 champion_knows=champion.vocabulary.treatments,
+                column=self.config.screen.label_column,
             )
         result = compare(wells, self.config.promotion, self.config.seed, self.config.screen.cell_types)
         return decision(

@@ -164,7 +164,7 @@ class _Retraining:
         labels = {well.perturbation for plate in plates for well in plate.wells if well.role == "treatment"} - {None}
         if champion is not None and labels.isdisjoint(champion.vocabulary.treatments):
             raise InputError(
-                f"{lead}: champion {champion.short} knows none of their siRNAs (it knows, for example, "
+                f"{lead}: champion {champion.short} knows none of their labels (it knows, for example, "
                 f"{champion.vocabulary.treatments[0]}); give labels in the encoding of its screen, or a screen of another library "
                 "its own store.prefix"
             )

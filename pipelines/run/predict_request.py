@@ -141,7 +141,7 @@ def check_prediction(
     if truth is not None:
         others = read_new_plates(source) if request.experiments else ()
         others = tuple(plate for plate in others if plate.experiment not in request.experiments)
-        check_truth(truth, plates, model.vocabulary.treatments, "these plates", others)
+        check_truth(truth, plates, model.vocabulary.treatments, config.screen.label_column, "these plates", others)
     _check_networks(registry, model, cell_types)
     address = registry.uri(f"{MODELS}/{model.fingerprint}")
     champion = read_champion(registry) if THE_CHAMPION in request.model else None

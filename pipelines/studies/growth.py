@@ -203,12 +203,12 @@ def _rung_runs(study: Study, ladder: Sequence[Rung], seed: int) -> list[RungRun]
 
 
 def _score(growth: Growth, run: RungRun, console: Console) -> None:
-    raw = accuracy(run.predictions, run.truth, "raw_sirna")
+    raw = accuracy(run.predictions, run.truth, "raw_perturbation")
     scores = growth.scores.row(run.rung.name, run.seed)
     scores |= {**raw, "seconds": math.fsum(task.seconds() or 0.0 for task in run.added)}
     text = f"seed {run.seed}  {run.rung.title}: {raw['overall']:.3f}"
     if run.rung.name == LAST:
-        scores[ASSIGNED] = accuracy(run.predictions, run.truth, "sirna")["overall"]
+        scores[ASSIGNED] = accuracy(run.predictions, run.truth, "perturbation")["overall"]
         text += f", after assignment: {scores[ASSIGNED]:.3f}"
     console.print(text, style="bold", highlight=False)
 
@@ -218,10 +218,10 @@ def accuracy(predictions: Mapping[str, Path], truth: Path, column: str) -> dict[
 
     Args:
         predictions: output folder of assign by cell type.
-        truth: id_code,sirna.
-        column: `raw_sirna` before the prior, `sirna` after assignment.
+        truth: a table of id_code and label.
+        column: `raw_perturbation` before the prior, `perturbation` after assignment.
     """
-    true = pd.read_csv(truth, dtype=str).set_index("id_code")["sirna"]
+    true = pd.read_csv(truth, dtype=str).set_index("id_code").iloc[:, 0]
     hits = {}
     for cell_type, folder in predictions.items():
         table = pd.read_csv(folder / "unlabelled.csv", dtype=str).set_index("id_code")

@@ -50,6 +50,15 @@ PLATE_FORMATS = {6: (2, 3), 12: (3, 4), 24: (4, 6), 48: (6, 8), 96: (8, 12), 384
 """Rows and columns of a plate by its number of wells."""
 
 
+RESULT_COLUMNS = frozenset(
+    (
+        "id_code", "experiment", "plate", "well", "cell_type", "role", "use", "fold", "backbone", "embedding",
+        "confidence", "margin", "raw_confidence", "top5", "look_at", "nuclei_share", "truth",
+    )
+)  # fmt: skip
+"""Columns of tables of results besides those of labels and of single channels."""
+
+
 class ScreenConfig(FrozenModel):
     """Cell types, images and controls of the screen."""
 
@@ -57,6 +66,11 @@ class ScreenConfig(FrozenModel):
         ("HUVEC", "RPE", "HEPG2", "U2OS"),
         min_length=1,
         description="cell types; an experiment's name starts with its cell type",
+    )
+    perturbation_name: Annotated[str, Field(min_length=1, max_length=40)] = Field(
+        "siRNA",
+        description="what is done to the cells of a well: siRNA, compound, guide, gene; the word in reports and messages, and in "
+        "lower case the column of labels in tables",
     )
     image_size: Count = Field(512, description="side of the square images, in pixels")
     sites: Count = Field(2, description="imaged sites per well; a well may lack some, but not all")
@@ -72,7 +86,24 @@ class ScreenConfig(FrozenModel):
     def _distinct(self) -> Self:
         if len(set(self.cell_types)) != len(self.cell_types):
             raise ValueError(f"cell_types must be different, got {list(self.cell_types)}")
+        if not self.perturbation_name.isprintable() or self.label_column in RESULT_COLUMNS:
+            raise ValueError(
+                f"perturbation_name {self.perturbation_name!r} names the labels' column in tables of results; give a printable "
+                "word that is no other column's, for example compound"
+            )
         return self
+
+    @property
+    def label_column(self) -> str:
+        """The column of labels in tables: `sirna`. The label before the prior is in raw_ and this name."""
+        letters = re.sub(r"[^a-z0-9]+", "_", self.perturbation_name.lower()).strip("_")
+        return letters or "perturbation"
+
+    def own_columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names of the screen's own columns in tables of results: `screen_` goes before those that results have, too."""
+        taken = {*RESULT_COLUMNS, self.label_column, f"raw_{self.label_column}"}
+        of_channels = ("focus_", "saturated_")
+        return tuple(f"screen_{name}" if name in taken or name.startswith(of_channels) else name for name in names)
 
 
 class FoldsConfig(FrozenModel):

@@ -39,11 +39,6 @@ WORST = 15
 SHOWN_WELLS = 200
 """Rows of the table of wells to look at; qc.csv has all."""
 THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
-STAGE_EXPLANATIONS = {
-    "raw": "arg-max over all treatments",
-    "group": "restricted to the plate's siRNA group",
-    "assigned": "balanced, one well per siRNA and plate",
-}
 KINDS: dict[Score, str] = {"out_of_fold": "", "unlabelled": "transductive", "holdout": "inductive"}
 EXPLANATIONS: dict[Score, str] = {
     "out_of_fold": "Labelled wells, predicted only by models that never saw their labels; checkpoints were selected on "
@@ -132,7 +127,7 @@ def render_report(
 
 
 def render_prediction(report: Report, plates: pd.DataFrame, wells: pd.DataFrame) -> str:
-    """The page of new plates as HTML, with a row a plate from `plate_quality` and a row a well: id_code, well_type, look_at."""
+    """The page of new plates as HTML, with a row a plate from `plate_quality` and a row a well: id_code, role, look_at."""
     records = report.holdout.plates
     cell_types = list(dict.fromkeys(plate.cell_type for plate in records))
     predicted = {str(row.id_code): row for row in report.predictions.itertuples(index=False)}
@@ -187,6 +182,7 @@ def _render(template: str, report: Report, plates: Sequence[PlateRecord], **cont
     edges = (0.0, *plate_map.EDGES, 1.0)
     legend = zip(plate_map.COLOURS, edges[:-1], edges[1:], strict=True)
     page = environment("components.core.evaluation").get_template(template)
+    word = report.config.screen.perturbation_name
     return page.render(
         report=report,
         experiments=len({plate.experiment for plate in plates}),
@@ -195,7 +191,13 @@ def _render(template: str, report: Report, plates: Sequence[PlateRecord], **cont
         sites=sum(len(well.sites) for plate in plates for well in plate.wells),
         channels=_channel_names(report.holdout.channels),
         durations=_durations(report.lineage),
-        stage_words=STAGE_EXPLANATIONS,
+        word=word,
+        heading=word if word != word.lower() else word.capitalize(),
+        stage_words={
+            "raw": "arg-max over all treatments",
+            "group": f"restricted to the plate's {word} group",
+            "assigned": f"balanced, one well per {word} and plate",
+        },
         unsure_below=UNSURE,
         map_legend=[(colour, f"{low:g}–{high:g}") for colour, low, high in legend],
         groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
@@ -236,7 +238,7 @@ def _confusions(predictions: pd.DataFrame) -> dict[str, Any]:
         "confused_in": None if wells.empty else best,
         "confusions": worst_perturbations(wells, WORST),
         "always_right": int((recall["assigned"] == 1).sum()),
-        "sirnas_seen": len(recall),
+        "labels_seen": len(recall),
     }
 
 

@@ -4,11 +4,11 @@ Columns of a predictions table, a row a treatment well, none missing unless note
     score: out_of_fold, unlabelled or holdout, see SCORES.
     id_code, experiment, plate, well, cell_type.
     fold: int, the fold that validates on the well; -1 if none does.
-    sirna, raw_sirna, group_sirna: labels in the screen's encoding, see LABEL.
+    perturbation, raw_perturbation, group_perturbation: labels in the screen's encoding, see LABEL.
     confidence, raw_confidence, group_confidence: calibrated probabilities of those, float.
     margin: lead of the assigned perturbation over the most probable other one, float.
     raw_confidence_uncalibrated: raw confidence at temperature 1, float.
-    top5: the most probable treatments before the prior, separated by blanks.
+    top5: the most probable treatments before the prior, a JSON list.
     truth: the true label; NaN if unknown.
 """
 
@@ -36,14 +36,28 @@ out_of_fold: labelled wells, predicted by models that never saw their labels; ch
 unlabelled: transductive; the images were trained on, the labels never seen.
 holdout: inductive; neither images nor labels were seen by any step but prediction.
 """
-LABEL: dict[Stage, str] = {"raw": "raw_sirna", "group": "group_sirna", "assigned": "sirna"}
+LABEL: dict[Stage, str] = {
+    "raw": "raw_perturbation", "group": "group_perturbation", "assigned": "perturbation",
+}  # fmt: skip
 """The column of the predicted perturbation at each stage."""
 CONFIDENCE: dict[Stage, str] = {"raw": "raw_confidence", "group": "group_confidence", "assigned": "confidence"}
 """The column of its calibrated probability."""
 UNSURE = 0.6
 """A prediction of a lower confidence is called unsure, and its colour on the plate maps is a warm one."""
-SAVED = ("id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5")
-"""Columns of predictions.csv and its siblings."""
+SAVED = ("id_code", "perturbation", "confidence", "margin", "raw_perturbation", "raw_confidence", "top5")
+"""Columns of predictions.csv and its siblings, where the screen's word takes the place of `perturbation`."""
+
+
+def saved(predictions: pd.DataFrame, column: str, own: pd.DataFrame) -> pd.DataFrame:
+    """The content of predictions.csv or a sibling: the columns SAVED, then the screen's own.
+
+    Args:
+        predictions: the wells, a predictions table.
+        column: name of the column of labels.
+        own: the screen's own columns of its wells, by id_code; they may be none.
+    """
+    names = {"perturbation": column, "raw_perturbation": f"raw_{column}"}
+    return predictions[list(SAVED)].rename(columns=names).join(own, on="id_code")
 
 
 def scored(predictions: pd.DataFrame, score: Score | None = None) -> pd.DataFrame:
@@ -182,7 +196,7 @@ def worst_perturbations(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]
         members = known[known["truth"] == row["truth"]]
         hits = correct(members)["assigned"]
         by_type = hits.groupby(members["cell_type"]).agg(["sum", "size"])
-        wrong = members.loc[~hits, "sirna"].sort_values().value_counts()
+        wrong = members.loc[~hits, "perturbation"].sort_values().value_counts()
         found.append({
             **row,
             "by_cell_type": {str(name): (int(right), int(size)) for name, right, size in by_type.itertuples()},

@@ -118,6 +118,7 @@ class FoldPrediction:
                 backbone,
                 meta["cell_type"],
                 meta["fold"],
+                label=settings.screen.label_column,
                 views=settings.embeddings.views,
                 weights=weights,
                 screen=self.screen,
@@ -249,10 +250,11 @@ def _predict(
             "experiment": [table.experiments[e] for e in table.experiment_W[wells]],
             "plate": table.plate_name_P[table.plate_W[wells]],
             "well": table.well_W[wells],
-            "well_type": [ROLES[t] for t in table.role_W[wells]],
-            "sirna": [None if k < 0 else classes[k] for k in table.class_W[wells]],
-            "role": use_W[wells],
+            "role": [ROLES[t] for t in table.role_W[wells]],
+            "perturbation": [None if k < 0 else classes[k] for k in table.class_W[wells]],
+            "use": use_W[wells],
         }
+        columns |= {name: [table.extra_W[w][n] for w in wells] for n, name in enumerate(table.own_columns)}
         embedded[name] = EmbeddedWells(pd.DataFrame(columns), embedding_WE[wells])
     ids = {use: tuple(str(id_code) for id_code in table.id_code_W[of]) for use, of in requested.items()}
     logits = {use: WellLogits(ids[use], (total[use] / len(networks)).astype(np.float32)) for use in requested}

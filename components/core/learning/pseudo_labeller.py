@@ -70,6 +70,7 @@ class PseudoLabeller:
                 self._experiments,
                 self._plates,
                 screen.vocabulary.treatments,
+                settings.screen.label_column,
                 settings.mean_teacher.fused_labels,
             )
         self.last: PseudoLabels | None = None
@@ -128,13 +129,14 @@ class PseudoLabeller:
         return pseudo_W.to(self._images.device)
 
     def write(self, path: Path) -> None:
-        """Writes the last pseudo-labels as CSV: id_code, sirna (empty without a label), confidence."""
-        columns: dict[str, Any] = {"id_code": [], "sirna": [], "confidence": []}
+        """Writes the last pseudo-labels as CSV: id_code, the label (empty without one), confidence."""
+        label = self._settings.screen.label_column
+        columns: dict[str, Any] = {"id_code": [], label: [], "confidence": []}
         if self.last is not None:
             treatments = self._screen.vocabulary.treatments
             columns = {
                 "id_code": self._images.table.id_code_W[self.wells],
-                "sirna": [treatments[label] if label >= 0 else "" for label in self.last.class_W],
+                label: [treatments[k] if k >= 0 else "" for k in self.last.class_W],
                 "confidence": self.last.confidence_W,
             }
         write_table(path, pd.DataFrame(columns))

@@ -227,7 +227,7 @@ def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
     """
     wells, perturbations = log_prob_WK.shape
     if wells > perturbations:
-        raise ValueError(f"{wells} wells cannot each hold a different one of {perturbations} siRNAs")
+        raise ValueError(f"{wells} wells cannot each hold a different one of {perturbations} perturbations")
     if not np.isfinite(log_prob_WK).all():
         raise ValueError("log-probabilities must be finite")
     # With W <= K SciPy returns every row, in order.

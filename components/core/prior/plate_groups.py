@@ -111,7 +111,7 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
     for experiment, plate, perturbation in wells:
         if perturbation not in index:
             raise InputError(
-                f"experiment {experiment} plate {plate}: {perturbation} is not a treatment siRNA; correct its label"
+                f"experiment {experiment} plate {plate}: {perturbation} is not a treatment; correct its label"
             )
         n, k = row[experiment, plate], index[perturbation]
         if holds_NK[n, k]:
@@ -132,7 +132,7 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
     if groups != len(plates):
         odd = rows[int(np.flatnonzero(group_N == np.bincount(group_N).argmin())[0])]
         raise InputError(
-            f"the labelled plates hold {groups} groups of siRNAs but experiments have {len(plates)} plates; "
+            f"the labelled plates hold {groups} groups of treatments but experiments have {len(plates)} plates; "
             f"experiment {odd[0]} plate {odd[1]} fits no group: correct it, or set prior.enabled to false"
         )
     home_K = _infer_unseen(home_K, groups, treatments)
@@ -160,7 +160,7 @@ def _check_strays(
     stray_NK = holds_NK & (group_N[:, None] != home_K[None, :])
     if stray_NK.sum() > MOST_STRAYS * holds_NK.sum():
         raise NoPlateDesignError(
-            f"{stray_NK.sum()} of {holds_NK.sum()} labelled wells are outside their siRNA's plate group: "
+            f"{stray_NK.sum()} of {holds_NK.sum()} labelled wells are outside their treatment's plate group: "
             "this screen has no plate groups; set prior.enabled to false"
         )
     if stray_NK.any():
@@ -180,7 +180,7 @@ def _arrange(group_N: NDArray[np.intp], rows: Sequence[tuple[str, str]]) -> dict
         twin = next((number for number, held in placed.items() if held == group), None)
         if twin is not None:
             raise NoPlateDesignError(
-                f"experiment {experiment}: plates {twin} and {plate} hold the same siRNAs, so this "
+                f"experiment {experiment}: plates {twin} and {plate} hold the same treatments, so this "
                 "screen has no plate groups; set prior.enabled to false"
             )
         placed[plate] = group
@@ -197,7 +197,7 @@ def _infer_unseen(home_K: NDArray[np.intp], groups: int, treatments: Sequence[st
     if len(short) != 1:
         raise InputError(
             f"{treatments[unseen[0]]} is on no labelled plate, so its plate group is not known ({len(unseen)} such "
-            "siRNAs); add an experiment that holds it, or set prior.enabled to false"
+            "treatments); add an experiment that holds it, or set prior.enabled to false"
         )
     return np.where(home_K < 0, short[0], home_K).astype(np.intp)
 
@@ -366,7 +366,7 @@ def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, label: s
     largest = max(len(classes) for classes in groups.members)
     if len(logits_WK) > largest:
         raise InputError(
-            f"{label} has {len(logits_WK)} treatment wells, but no plate group has more than {largest} siRNAs; "
+            f"{label} has {len(logits_WK)} treatment wells, but no plate group has more than {largest} treatments; "
             "correct its wells, or set prior.enabled to false"
         )
     log_prob_WK = scipy.special.log_softmax(logits_WK.astype(np.float64), axis=1)

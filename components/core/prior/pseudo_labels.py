@@ -152,6 +152,7 @@ def read_fused_labels(
     experiments_W: Sequence[str],
     plates_W: Sequence[str],
     treatments: Sequence[str],
+    column: str,
     source: str | None = None,
 ) -> FusedLabels:
     """Reads the predictions.csv of an earlier run for the unlabelled wells of a fold.
@@ -163,20 +164,22 @@ def read_fused_labels(
         experiments_W: the experiment of each well.
         plates_W: the plate of each well.
         treatments: the treatment labels in class order.
+        column: the screen's column of labels.
         source: the user's name of the file, for errors; None for its path.
 
     Raises:
         InputError: the file cannot be read or lacks a column or a well, or a perturbation or confidence is not valid.
     """
     # pandas is loaded only for a further round: training imports this module.
-    from components.core.tables import TableFaults, read_table_file
+    from components.core.label_tables import read_label_table
+    from components.core.tables import TableFaults
 
     source = source or str(path)
     row_of = {ids_W[row]: row for row in np.flatnonzero(unlabelled_W).tolist()}
-    table = read_table_file(path, ("id_code", "sirna", "confidence"), source)
+    table, column = read_label_table(path, column, ("confidence",), source)
     table = table[table["id_code"].isin(list(row_of))]
     faults = TableFaults(source, table)
-    faults.require_one_of(["sirna"], treatments, "it is not a treatment of this screen")
+    faults.require_one_of([column], treatments, "it is not a treatment of this screen")
     confidence = faults.numbers("confidence")
     faults.require_unique("id_code")
     faults.check()
@@ -187,12 +190,12 @@ def read_fused_labels(
             f"{source}: has no row for {len(absent)} unlabelled wells, first {absent[0]}; give the predictions.csv of a "
             "run on this screen"
         )
-    column = {label: k for k, label in enumerate(treatments)}
+    index = {label: k for k, label in enumerate(treatments)}
     rows = [row_of[id_code] for id_code in table["id_code"]]
     order_w = np.argsort(rows)
     return FusedLabels(
         np.array(rows, dtype=np.intp)[order_w],
-        np.array([column[label] for label in table["sirna"]], dtype=np.intp)[order_w],
+        np.array([index[label] for label in table[column]], dtype=np.intp)[order_w],
         np.array(confidence, dtype=np.float64)[order_w],
         tuple((experiments_W[row], plates_W[row]) for row in sorted(rows)),
     )

@@ -218,6 +218,7 @@ def _card(model: ModelManifest, metrics: Mapping[str, Any], screen: Manifest) ->
         model=model,
         config=model.run_config(),
         vocabulary=model.vocabulary,
+        word=model.run_config().screen.perturbation_name,
         cell_types=cell_types,
         accuracy=accuracy_table(metrics).markup,
         scores=[(SCORE_NAMES[name], name in metrics, text) for name, text in page.EXPLANATIONS.items()],

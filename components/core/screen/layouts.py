@@ -24,7 +24,7 @@ import pandas as pd
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
 from components.core.screen.screen_source import ScreenSource, UnreadableError, source_of
-from components.core.screen.wells import Plate, Screen, Well, is_well_name, natural_key
+from components.core.screen.wells import LONGEST_LABEL, Plate, Screen, Well, is_label, is_well_name, natural_key
 from components.core.storage.manifest import Role, Vocabulary
 from components.core.tables import ABSENT, TableFaults, read_table
 
@@ -318,24 +318,26 @@ class _Checks:
         """A perturbation has one well type, controls of unlabelled experiments are known, and no label is a slip."""
         field, perturbation, kind = self._layout.label, self._wells["perturbation"], self._wells["role"]
         labelled, control = perturbation.notna(), kind != "treatment"
+        for well in self._rows(labelled & ~perturbation.map(is_label, na_action="ignore").fillna(True).astype(bool)):
+            self._add(well, field, f"expected at most {LONGEST_LABEL} printable characters")
         first = self._first("perturbation")
         for well in self._rows(
             labelled & (kind != perturbation.map({label: row.role for label, row in first.items()}))
         ):
             other = first[well.perturbation]
-            advice = f"a {well.role} here and a {other.role} in {self._place(other)}; a siRNA has one well type"
+            advice = f"a {well.role} here and a {other.role} in {self._place(other)}; a label has one role"
             self._add(well, field, advice)
 
         trained = perturbation[labelled & control & (self._wells["split"] == "train")].unique()
         hint = "correct the label" if len(trained) else "add the controls of labelled experiments"
         for well in self._rows(labelled & (self._wells["split"] == "test") & ~perturbation.isin(trained)):
-            self._add(well, field, f"an unknown siRNA: no training control has it; {hint}")
+            self._add(well, field, f"an unknown label: no training control has it; {hint}")
 
         # A label in one well alone, if the others are in every experiment, is a slip.
         count = perturbation[labelled & ~control].value_counts()
         usual = int(count.sort_values().iloc[len(count) // 2]) if len(count) else 0
         if usual >= LEAST_USUAL_WELLS:
-            advice = f"an unknown siRNA: no other well has it, and most siRNAs are in {usual} wells"
+            advice = f"an unknown label: no other well has it, and most labels are in {usual} wells"
             for well in self._rows(labelled & ~control & perturbation.isin(count.index[count == 1])):
                 self._add(well, field, f"{advice}; correct the label or remove the row")
 

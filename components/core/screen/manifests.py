@@ -27,6 +27,7 @@ def build_manifest(
     folds: Mapping[str, int],
     well_folds: Mapping[str, int],
     warnings: Sequence[str],
+    columns: Sequence[str] = (),
     run: str = "",
 ) -> Manifest:
     """One half of a packed screen.
@@ -40,6 +41,7 @@ def build_manifest(
         folds: fold by experiment; empty if wells are dealt to folds.
         well_folds: fold by id_code; empty if experiments are.
         warnings: what the user should check in this half.
+        columns: names of the screen's own columns in tables of results.
         run: the run's key; empty if the step runs by hand.
     """
     plates = (
@@ -54,6 +56,7 @@ def build_manifest(
         vocabulary=screen.vocabulary,
         folds={} if holdout else dict(folds),
         plates=tuple(plates),
+        columns=tuple(columns),
         warnings=tuple(warnings),
         run=run,
     )
@@ -70,15 +73,15 @@ def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
     return manifest.model_copy(update={"folds": experiments, "plates": tuple(plates)})
 
 
-def holdout_labels(screen: Screen) -> pd.DataFrame:
-    """The labels that the held-out manifest hides: columns id_code and sirna, a row a held-out treatment well."""
+def holdout_labels(screen: Screen, column: str) -> pd.DataFrame:
+    """The labels that the held-out manifest hides: id_code and the column of labels, a row a held-out treatment well."""
     rows = [
         (well.id_code, well.perturbation)
         for plate in screen.plates
         for well in plate.wells
         if plate.holdout and well.role == "treatment" and well.perturbation is not None
     ]
-    return pd.DataFrame(rows, columns=["id_code", "sirna"])
+    return pd.DataFrame(rows, columns=["id_code", column])
 
 
 def controls_warnings(plates: Sequence[Plate]) -> list[str]:
@@ -103,6 +106,7 @@ def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> Pl
                 role=well.role,
                 perturbation=None if plate.holdout and well.role == "treatment" else well.perturbation,
                 sites=sites[well.well],
+                extra=well.extra,
             )
             for well in plate.wells
         ),

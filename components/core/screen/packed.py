@@ -49,6 +49,8 @@ class SiteTable:
     id_code_W: NDArray[np.str_]
     well_W: NDArray[np.str_]
     class_W: NDArray[np.int32]  # index into Vocabulary.classes, -1 if the label is hidden
+    own_columns: tuple[str, ...]  # names of the screen's own columns
+    extra_W: tuple[tuple[str, ...], ...]  # their values
     role_W: NDArray[np.int8]  # TREATMENT, POSITIVE_CONTROL or NEGATIVE_CONTROL
     plate_W: NDArray[np.int32]
     experiment_W: NDArray[np.int32]
@@ -85,7 +87,7 @@ class SiteTable:
         )
         if unknown is not None:
             raise ValueError(
-                f"well {unknown.id_code}: siRNA {unknown.perturbation!r} is not in the manifest's vocabulary"
+                f"well {unknown.id_code}: label {unknown.perturbation!r} is not in the manifest's vocabulary"
             )
         sites_W = np.array([len(well.sites) for _, well in wells], np.int64)
         return cls(
@@ -99,6 +101,8 @@ class SiteTable:
             class_W=np.array(
                 [-1 if well.perturbation is None else classes[well.perturbation] for _, well in wells], np.int32
             ),
+            own_columns=manifest.columns,
+            extra_W=tuple(well.extra for _, well in wells),
             role_W=np.array([ROLES.index(well.role) for _, well in wells], np.int8),
             plate_W=plate_W,
             experiment_W=experiment_P[plate_W],

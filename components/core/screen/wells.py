@@ -12,6 +12,9 @@ ROWS = tuple("ABCDEFGHIJKLMNOP")
 COLUMNS = tuple(f"{column:02d}" for column in range(1, 25))
 """Rows and columns of a 384-well plate, as they appear in well names."""
 
+LONGEST_LABEL = 200
+"""Characters of a label."""
+
 _WELL = re.compile(r"[A-P](0[1-9]|1[0-9]|2[0-4])")
 _DIGITS = re.compile(r"(\d+)")
 
@@ -24,6 +27,7 @@ class Well:
     well: str  # row letter and two-digit column, B03
     role: Role
     perturbation: str | None  # in the input's encoding; None if it is unknown or must stay unread
+    extra: tuple[str, ...] = ()  # values of the screen's own columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Screen:
 
     plates: tuple[Plate, ...]  # experiments in natural order, plates in natural order
     vocabulary: Vocabulary  # classes of the whole screen, held-out experiments included
+    columns: tuple[str, ...] = ()  # names of the screen's own columns
 
     @property
     def training_plates(self) -> tuple[Plate, ...]:
@@ -72,6 +77,11 @@ def experiments_by_cell_type(plates: Iterable[Plate | PlateRecord]) -> dict[str,
 def is_well_name(text: str) -> bool:
     """Whether the text names a well of a 384-well plate: A01 to P24."""
     return _WELL.fullmatch(text) is not None
+
+
+def is_label(text: str) -> bool:
+    """Whether the text may name a perturbation: at most 200 printable characters."""
+    return len(text) <= LONGEST_LABEL and text.isprintable()
 
 
 def experiment_of(id_code: str) -> str:

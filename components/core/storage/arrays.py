@@ -110,9 +110,9 @@ class EmbeddedWells:
     """Embeddings of wells by one network.
 
     Attributes:
-        wells: a row a well: id_code (EXPERIMENT_PLATE_WELL, unique), experiment, plate, well (B03), well_type
-            (treatment, positive_control or negative_control), sirna (label in the input's encoding; None if hidden),
-            use (see Use).
+        wells: a row a well: id_code (EXPERIMENT_PLATE_WELL, unique), experiment, plate, well (B03), role
+            (treatment, positive_control or negative_control), perturbation (label in the input's encoding; None if hidden),
+            use (see Use); then the screen's own columns, as text.
         embedding_WE: float32, (W, E), in the order of the rows.
     """
 
@@ -136,14 +136,16 @@ def write_embeddings(
     cell_type: str,
     fold: int,
     *,
+    label: str,
     views: int,
     weights: str,
     screen: str,
 ) -> Path:
     """Writes the file of a backbone, cell type and fold; returns its path. The same wells and values give the same bytes.
 
-    Not atomic, which is left to the caller. The file's metadata holds the dihedral views averaged, the weights (student, teacher or
-    pretrained), and the digest of the screen's manifest. InputError if a value is not finite.
+    Not atomic, which is left to the caller. `label` names the column of labels. The file's metadata holds the dihedral views
+    averaged, the weights (student, teacher or pretrained), and the digest of the screen's manifest. InputError if a value is not
+    finite.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -154,10 +156,12 @@ def write_embeddings(
             f"backbone {backbone}, fold {fold}: the embedding of well {embedded.wells['id_code'].iloc[int(bad_W.argmax())]} is "
             "not finite; training diverged, lower its learning rate"
         )
-    table = embedded.wells.assign(cell_type=cell_type, fold=fold, backbone=backbone)
-    numbers = ("fold",)
-    columns = ("id_code", "experiment", "plate", "well", "cell_type", "well_type", "sirna", "role", "fold", "backbone")
-    schema = pa.schema([(name, pa.int32() if name in numbers else pa.string()) for name in columns])
+    table = embedded.wells.assign(cell_type=cell_type, fold=fold, backbone=backbone).rename(
+        columns={"perturbation": label}
+    )
+    first = ("id_code", "experiment", "plate", "well", "cell_type", "role", label, "use", "fold", "backbone")
+    columns = (*first, *(name for name in table.columns if name not in first))
+    schema = pa.schema([(name, pa.int32() if name == "fold" else pa.string()) for name in columns])
     flat = pa.array(np.ascontiguousarray(embedded.embedding_WE, dtype=np.float32).reshape(-1))
     metadata = {
         "cellsignal.schema": str(EMBEDDINGS_SCHEMA),

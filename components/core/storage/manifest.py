@@ -38,6 +38,7 @@ class WellRecord(FrozenModel):
     role: Role
     perturbation: str | None = Field(description="label in the input's encoding; None if hidden")
     sites: tuple[SiteRecord, ...]
+    extra: tuple[str, ...] = Field((), description="values of the screen's own columns")
 
 
 class PlateRecord(FrozenModel):
@@ -106,6 +107,7 @@ class Manifest(StoredRecord):
         description="fold by labelled experiment, the one that validates on it; empty if folds hold out wells"
     )
     plates: tuple[PlateRecord, ...]
+    columns: tuple[str, ...] = Field((), description="names of the screen's own columns, which go to tables of results")
     warnings: tuple[str, ...] = ()
     run: str = Field(
         "", description="key of the run that packs it, under which finished folds are listed; may be empty"

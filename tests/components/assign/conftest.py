@@ -114,7 +114,7 @@ class Case:
         tables = {role: pd.read_csv(out / f"{role}.csv") for role in USES}
         return tables, json.loads((out / "assign.json").read_text())
 
-    def accuracy(self, table: pd.DataFrame, column: str = "sirna") -> float:
+    def accuracy(self, table: pd.DataFrame, column: str = "perturbation") -> float:
         return float((table[column] == table["id_code"].map(self.truth)).mean())
 
 

@@ -77,7 +77,7 @@ def test_a_model_without_design_predicts_without_the_prior(case: Case) -> None:
         "predicted without the prior: the model has no plate design; set prior.enabled to false"
     ]
     assert summary["prior_enabled"] is False
-    assert tables["holdout"]["sirna"].equals(tables["holdout"]["raw_sirna"])
+    assert tables["holdout"]["perturbation"].equals(tables["holdout"]["raw_perturbation"])
     off, quiet = new.assign(enabled=False)
     assert off["holdout"].equals(tables["holdout"])
     assert quiet["warnings"] == []

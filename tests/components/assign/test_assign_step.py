@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -16,10 +18,12 @@ def change_plates(case, change):
 def test_each_stage_is_more_accurate_in_every_role(case):
     tables, summary = case.write().run()
     for table in tables.values():
-        raw, group, assigned = (case.accuracy(table, column) for column in ("raw_sirna", "group_sirna", "sirna"))
+        raw, group, assigned = (
+            case.accuracy(table, column) for column in ("raw_perturbation", "group_perturbation", "perturbation")
+        )
         assert raw < group < assigned
         assert assigned > 0.9
-        assert set(table["sirna"]) <= set(TREATMENTS)
+        assert set(table["perturbation"]) <= set(TREATMENTS)
     assert len(tables["unlabelled"]) == 4 * SIZE - 1
     assert summary["prior_enabled"] is True
     assert summary["warnings"] == []
@@ -32,14 +36,18 @@ def test_each_stage_is_more_accurate_in_every_role(case):
 def test_a_plate_holds_each_perturbation_once_and_confidences_are_probabilities(case):
     tables, summary = case.write(shift=1.5).run()
     for table in tables.values():
-        assert (table.groupby(table["id_code"].str.rsplit("_", n=1).str[0])["sirna"].agg(lambda s: s.is_unique)).all()
+        assert (
+            table.groupby(table["id_code"].str.rsplit("_", n=1).str[0])["perturbation"].agg(lambda s: s.is_unique)
+        ).all()
         assert table[["confidence", "raw_confidence", "group_confidence"]].stack().between(0, 1).all()
         assert (table["margin"].between(-1, table["confidence"])).all()
-        top5 = table["top5"].str.split()
-        assert (top5.str[0] == table["raw_sirna"]).all()
+        top5 = table["top5"].map(json.loads)
+        assert (top5.str[0] == table["raw_perturbation"]).all()
         assert top5.map(lambda labels: len(set(labels))).eq(5).all()
     # Calibration: raw confidence comes close to accuracy.
-    error = (tables["oof"].filter(like="raw_confidence").mean() - case.accuracy(tables["oof"], "raw_sirna")).abs()
+    error = (
+        tables["oof"].filter(like="raw_confidence").mean() - case.accuracy(tables["oof"], "raw_perturbation")
+    ).abs()
     calibrated, before = error["raw_confidence"], error["raw_confidence_uncalibrated"]
     assert summary["temperature"]["raw"] != 1.0
     assert calibrated < max(before, 0.1)
@@ -57,9 +65,9 @@ def test_an_unclear_arrangement_is_assigned_among_all_treatments_or_rejected(cas
     assert {(entry["accepted"], entry["groups"]) for entry in summary["experiments"]} == {(False, None)}
     assert any("HUVEC-03 (unlabelled)" in warning for warning in summary["warnings"])
     table = tables["unlabelled"]
-    assert table["sirna"].is_unique
-    assert table["group_sirna"].equals(table["raw_sirna"])
-    assert case.accuracy(table) > case.accuracy(table, "raw_sirna")
+    assert table["perturbation"].is_unique
+    assert table["group_perturbation"].equals(table["raw_perturbation"])
+    assert case.accuracy(table) > case.accuracy(table, "raw_perturbation")
 
 
 def test_warns_that_confidences_are_not_calibrated_without_out_of_fold_wells(case):
@@ -97,7 +105,7 @@ def test_out_of_fold_labels_change_confidences_but_no_prediction(case, shift):
     change_plates(case, shuffled)
     after, second = case.run()
     assert second["temperature"]["raw"] > 2 * first["temperature"]["raw"]
-    columns = ["id_code", "sirna", "group_sirna", "raw_sirna", "top5"]
+    columns = ["id_code", "perturbation", "group_perturbation", "raw_perturbation", "top5"]
     for role, table in before.items():
         assert table[columns].equals(after[role][columns]), role
     assert not before["unlabelled"]["confidence"].equals(after["unlabelled"]["confidence"])
@@ -109,7 +117,7 @@ def test_an_experiment_with_an_unknown_plate_is_predicted_among_all_treatments_o
     change_plates(case, lambda p: p.model_copy(update={"plate": "9"}) if (p.experiment, p.plate) == fourth else p)
     tables, summary = case.run()
     assert len(tables["unlabelled"]) == 4 * SIZE - 1
-    assert tables["unlabelled"]["sirna"].is_unique, "one to one over the whole experiment"
+    assert tables["unlabelled"]["perturbation"].is_unique, "one to one over the whole experiment"
     (entry,) = [entry for entry in summary["experiments"] if entry["experiment"] == "HUVEC-03"]
     assert [entry[key] for key in ("accepted", "groups", "margin", "separation")] == [False, None, None, None]
     assert entry["problem"].startswith("experiment HUVEC-03 has a plate 9")
@@ -128,11 +136,11 @@ def test_a_folds_own_labels_do_not_change_its_predictions(case):
     alike = {"HUVEC-02": (0, 1, 2, 3), "RPE-01": (0, 1, 2, 3), "RPE-02": (0, 1, 2, 3)}
     held = {**HELD, **alike, "HUVEC-01": (1, 2, 3, 0)}
     true = of_experiment(case.write(held).run(**ACCEPTING)[0], "HUVEC-01")
-    assert case.accuracy(true, "raw_sirna") < case.accuracy(true, "group_sirna")
+    assert case.accuracy(true, "raw_perturbation") < case.accuracy(true, "group_perturbation")
     assert case.accuracy(true) > 0.9
     # A cycle without the wells' own arrangement.
     other = of_experiment(case.write(held, claimed={"HUVEC-01": (2, 0, 3, 1)}).run(**ACCEPTING)[0], "HUVEC-01")
-    columns = ["id_code", "raw_sirna", "group_sirna", "sirna"]
+    columns = ["id_code", "raw_perturbation", "group_perturbation", "perturbation"]
     assert other[columns].equals(true[columns])
 
 
@@ -150,11 +158,11 @@ def test_a_fold_without_groups_in_the_other_folds_is_predicted_without_the_prior
     assert summary["prior_enabled"] is True
     assert {entry["experiment"] for entry in summary["experiments"]} == {"HUVEC-02", "HUVEC-03", "HUVEC-04"}
     own = of_experiment(tables, "HUVEC-01")
-    assert own["sirna"].equals(own["raw_sirna"])
-    assert own["group_sirna"].equals(own["raw_sirna"])
+    assert own["perturbation"].equals(own["raw_perturbation"])
+    assert own["group_perturbation"].equals(own["raw_perturbation"])
     for experiment in ("HUVEC-02", "HUVEC-03", "HUVEC-04"):
         table = of_experiment(tables, experiment)
-        assert case.accuracy(table) > case.accuracy(table, "raw_sirna")
+        assert case.accuracy(table) > case.accuracy(table, "raw_perturbation")
 
 
 def test_a_screen_without_plate_design_is_rejected_or_predicted_without_the_prior(case, tmp_path):
@@ -165,7 +173,7 @@ def test_a_screen_without_plate_design_is_rejected_or_predicted_without_the_prio
     tables, summary = case.run(on_low_margin="all_classes")
     assert summary["prior_enabled"] is False
     assert any("no plate groups" in warning for warning in summary["warnings"])
-    assert all(table["sirna"].equals(table["raw_sirna"]) for table in tables.values())
+    assert all(table["perturbation"].equals(table["raw_perturbation"]) for table in tables.values())
 
 
 @pytest.mark.parametrize(("permutations", "found"), [("all", True), ("cyclic", False)])

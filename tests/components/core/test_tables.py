@@ -1,7 +1,10 @@
+import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from components.core.errors import InputError
-from components.core.tables import TableFaults, read_table, read_table_file, write_table
+from components.core.tables import TableFaults, csv_bytes, read_table, read_table_file, unescaped, write_table
 
 COLUMNS = ("id_code", "sirna")
 
@@ -84,3 +87,17 @@ def test_written_and_read_again(tmp_path):
     table = read_table(b'id_code,sirna\na,"x, y"\nb,NA\nc,\n', "t.csv", COLUMNS)
     write_table(tmp_path / "t.csv", table.assign(p=[1 / 3, float("nan"), 1.0]))
     assert (tmp_path / "t.csv").read_text() == 'id_code,sirna,p\na,"x, y",0.333333\nb,NA,\nc,,1\n'
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=1, max_size=8, unique=True))
+@example(["=1+1", "'=1+1", "''@x", "-5", "+3e2", "-x", "'-5", "@", "'", '"'])
+def test_no_label_is_executed_by_a_spreadsheet_and_each_is_read_back(labels):
+    content = csv_bytes(pd.DataFrame({"id_code": labels}))
+    written = read_table(content, "t.csv", ("id_code",))
+    assert unescaped(written)["id_code"].tolist() == labels
+    assert all(label[0] not in "=+-@" or float(label) == float(label) for label in written["id_code"])
+
+
+def test_numbers_and_missing_values_are_written_as_they_are_and_control_characters_are_shown():
+    table = pd.DataFrame({"id_code": ["a\tb", None], "=x": [-0.5, float("nan")]})
+    assert csv_bytes(table) == b"id_code,'=x\na\\tb,-0.5\n,\n"

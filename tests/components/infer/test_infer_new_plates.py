@@ -111,7 +111,7 @@ def test_embeds_all_wells_only_reads_the_registry_and_reuses_the_output_of_the_s
     for backbone in prediction.model.backbones:
         table = pq.read_table(out / "embeddings" / backbone / "HUVEC" / "fold_0.parquet")
         assert len(table) == 10
-        assert set(table["role"].to_pylist()) == {"holdout", "control"}
+        assert set(table["use"].to_pylist()) == {"holdout", "control"}
         assert set(table["sirna"].to_pylist()) == {None}
     capsys.readouterr()
     again = prediction.infer(name="again")

@@ -200,7 +200,7 @@ def _predicted(run: SyntheticRun, wells: Sequence[str], skill: float) -> list[tu
         luck, rival = rng.random(), group[(group.index(true) + 1) % len(group)]
         raw, grouped, assigned = (true if luck < q else rival for q in (p_raw, p_group, p))
         others = rng.choice(VOCABULARY.treatments, 5, replace=False).tolist()
-        top5 = " ".join(list(dict.fromkeys([raw, true, *others]))[:5])
+        top5 = json.dumps(list(dict.fromkeys([raw, true, *others]))[:5])
         rows.append((well, assigned, p, p - (1 - p) / 2, raw, p_raw, grouped, p_group, top5, p_raw**0.55))
     return rows
 

@@ -127,6 +127,7 @@ def test_predictions_and_metrics_are_those_of_assign(report: Path, finished: New
     assert {path.name for path in report.iterdir()} == FILES
     table, expected = pd.read_csv(report / "predictions.csv"), assigned(finished)
     assert list(table) == ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
+    expected = expected.rename(columns={"perturbation": "sirna", "raw_perturbation": "raw_sirna"})
     pd.testing.assert_frame_equal(table, expected[list(table)], atol=1e-5)
     assert set(table["id_code"]) == set(finished.labels)
     metrics = read_metrics(report)
@@ -248,8 +249,33 @@ def test_each_well_has_the_measures_of_its_own_sites_and_their_reasons_to_look(f
                 assert by_channel(found, name, CHANNELS).iloc[0].tolist() == pytest.approx(values)
             shares = [nuclear_fraction(histogram(site)[0], threshold) for site in own]
             assert found["nuclei_share"].item() == pytest.approx(np.mean(shares))
-            assert (found["well"].item(), found["well_type"].item()) == (well.well, well.role)
+            assert (found["well"].item(), found["role"].item()) == (well.well, well.role)
     assert next(sites, None) is None
     assert table["look_at"].any()
     for _, of_plate in table.groupby(["experiment", "plate"]):
         assert of_plate["look_at"].tolist() == reasons_to_look(of_plate, CHANNELS)
+
+
+def test_the_screens_own_columns_and_its_word_for_a_perturbation_are_in_every_table(new: NewPlates) -> None:
+    def with_dose(plate: PlateRecord) -> PlateRecord:
+        wells = (well.model_copy(update={"extra": (f"{well.well} µM", "=1+1")}) for well in plate.wells)
+        return plate.model_copy(update={"wells": tuple(wells)})
+
+    plates = tuple(map(with_dose, new.plates.plates))
+    new.plates = new.plates.model_copy(update={"plates": plates, "columns": ("dose", "note")})
+    new.write()
+    config = new.arguments["config"]
+    screen = config.screen.model_copy(update={"perturbation_name": "compound"})
+    new.arguments["config"] = config.model_copy(update={"screen": screen})
+    run(**new.arguments)
+    out = new.arguments["out"]
+    table, quality = (pd.read_csv(out / name) for name in ("predictions.csv", "qc.csv"))
+    first = ["id_code", "compound", "confidence", "margin", "raw_compound", "raw_confidence", "top5"]
+    assert list(table) == [*first, "dose", "note"]
+    assert list(quality) == [*QUALITY_COLUMNS, "dose", "note"]
+    for written in (table, quality):
+        assert (written["dose"] == written["id_code"].str[-3:] + " µM").all()
+        assert set(written["note"]) == {"'=1+1"}
+    page = (out / "report.html").read_text()
+    assert "<h1>Compound predictions" in page
+    assert "siRNA" not in page.split("<summary>Configuration")[0]

@@ -22,7 +22,7 @@ from tests.tiny_screen import MemoryStore
 TABLES = {"predictions.csv", "predictions_oof.csv", "predictions_holdout.csv"}
 FILES = {*TABLES, "metrics.json", "report.html", "config.yaml", "lineage.json"}
 ROLES = {"out_of_fold": "oof", "unlabelled": "unlabelled", "holdout": "holdout"}
-COLUMNS = {"raw": "raw_sirna", "group": "group_sirna", "assigned": "sirna"}
+COLUMNS = {"raw": "raw_perturbation", "group": "group_perturbation", "assigned": "perturbation"}
 
 
 def read_metrics(report: Path) -> dict[str, Any]:

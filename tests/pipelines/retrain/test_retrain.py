@@ -138,7 +138,7 @@ BAD: list[tuple[Spoil | None, Any, str]] = [
     (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments is empty"),
     (None, [], "(HUVEC-04): 2 held-out plates: fewer than 5 (promotion.min_plates) show nothing; hold out more"),
     (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
-    (integers, MARGIN, "knows none of their siRNAs (it knows, for example, sirna_2)"),
+    (integers, MARGIN, "knows none of their labels (it knows, for example, sirna_2)"),
     (
         single_plate,
         [*MARGIN, "--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]"],

@@ -164,10 +164,10 @@ def test_every_file_of_the_contract_is_there_with_its_columns(interrupted: Inter
         assert len(rows) == wells
         for row in rows:
             # The labels of this screen are bare numbers, and so are the answers.
-            assert {row["sirna"], row["raw_sirna"], *row["top5"].split()} <= treatments
+            assert {row["sirna"], row["raw_sirna"], *json.loads(row["top5"])} <= treatments
             assert all(0.0 <= float(row[field]) <= 1.0 for field in ("confidence", "raw_confidence"))
             assert -1.0 <= float(row["margin"]) <= 1.0
-            assert row["top5"].split()[0] == row["raw_sirna"]
+            assert json.loads(row["top5"])[0] == row["raw_sirna"]
     unlabelled = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
     assert {row["id_code"] for row in table(out / "predictions.csv")} == unlabelled
     assert (out / "report.html").read_text().startswith("<!doctype html>")
@@ -183,11 +183,11 @@ def test_the_embeddings_of_all_folds_are_in_one_folder_and_in_the_lineage(interr
     wells = pq.read_table(out / "embeddings" / "tiny").to_pylist()
     assert len(wells) == 2 * 4 * 2 * 5, "folds, experiments, plates, wells"
     for fold, validated in ((0, "HUVEC-01"), (1, "HUVEC-02")):
-        role = {w["id_code"]: w["role"] for w in wells if w["fold"] == fold and w["well_type"] == "treatment"}
+        role = {w["id_code"]: w["use"] for w in wells if w["fold"] == fold and w["role"] == "treatment"}
         assert {w for w, r in role.items() if r == "out_of_fold"} == {w for w in role if w.startswith(validated)}
     unlabelled = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
-    assert {w["id_code"] for w in wells if w["role"] == "unlabelled"} == unlabelled
-    assert {w["sirna"] for w in wells if w["role"] == "unlabelled"} == {None}
+    assert {w["id_code"] for w in wells if w["use"] == "unlabelled"} == unlabelled
+    assert {w["sirna"] for w in wells if w["use"] == "unlabelled"} == {None}
 
 
 def test_the_metrics_are_shares_of_correctly_predicted_wells(interrupted: Interrupted):

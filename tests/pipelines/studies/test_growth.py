@@ -145,7 +145,7 @@ def test_a_failed_task_is_one_line_and_keeps_the_finished_ones(tmp_path):
 SEEDS = (4, 9)
 CELL_TYPES = ("HUVEC", "U2OS")
 WELLS = {"HUVEC": 200, "U2OS": 100}
-COLUMNS = ("raw_sirna", "group_sirna", "sirna")
+COLUMNS = ("raw_perturbation", "group_perturbation", "perturbation")
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +211,10 @@ def test_every_rung_is_scored_by_its_own_predictions_before_the_prior(scored, la
     assert entries.keys() == {rung.name for rung in ladder}
     for name, entry in entries.items():
         for seed in SEEDS:
-            assert entry["per_seed"][str(seed)] == share(hits, seed, name, "raw_sirna")
+            assert entry["per_seed"][str(seed)] == share(hits, seed, name, "raw_perturbation")
             assert entry["cell_types"][str(seed)] == {
-                "overall": share(hits, seed, name, "raw_sirna"),
-                **{kind: share(hits, seed, name, "raw_sirna", [kind]) for kind in CELL_TYPES},
+                "overall": share(hits, seed, name, "raw_perturbation"),
+                **{kind: share(hits, seed, name, "raw_perturbation", [kind]) for kind in CELL_TYPES},
             }
     # The assigned point is the last rung's accuracy after assignment.
-    assert content["assigned"]["per_seed"] == {str(seed): share(hits, seed, "folds", "sirna") for seed in SEEDS}
+    assert content["assigned"]["per_seed"] == {str(seed): share(hits, seed, "folds", "perturbation") for seed in SEEDS}

@@ -41,7 +41,7 @@ class ComparisonRow(FrozenModel):
     low: float | None = Field(description="end of the difference's interval; None if a cell type has a single plate")
     high: float | None
     at_least_as_good: Fraction | None = Field(description="share of resamples in which the challenger is not worse")
-    unknown_to_champion: int = Field(description="wells of siRNAs that the champion's vocabulary lacks")
+    unknown_to_champion: int = Field(description="wells of labels that the champion's vocabulary lacks")
 
 
 class Comparison(FrozenModel):
@@ -53,11 +53,11 @@ class Comparison(FrozenModel):
     seed: int
     experiments: tuple[str, ...] = Field(description="that were compared, in the wells' order")
     unknown_to_champion: int = Field(
-        description="wells of siRNAs that the champion's vocabulary lacks; they count as wrong for it"
+        description="wells of labels that the champion's vocabulary lacks; they count as wrong for it"
     )
     known_perturbations: ComparisonRow | None = Field(
         None,
-        description="the wells whose siRNA the champion knows, if there are others, which can hide that a challenger is worse on "
+        description="the wells whose label the champion knows, if there are others, which can hide that a challenger is worse on "
         "these. Shown, not deciding",
     )
     not_compared: tuple[str, ...] = Field((), description="cell types that have no held-out well")

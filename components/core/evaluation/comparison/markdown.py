@@ -78,13 +78,13 @@ def _notes(comparison: Comparison) -> list[str]:
         )
     if comparison.unknown_to_champion:
         notes.append(
-            f"{comparison.unknown_to_champion:,} of {overall.wells:,} wells hold a siRNA that the champion does not know; they "
+            f"{comparison.unknown_to_champion:,} of {overall.wells:,} wells hold a label that the champion does not know; they "
             "count as wrong for it, as users would get a wrong prediction."
         )
     if comparison.known_perturbations:
         _, _, wells, champion, challenger, change, spread, _ = _cells(comparison.known_perturbations, comparison)
         notes.append(
-            f"Wells of siRNAs that the champion knows ({wells}): champion {champion}, challenger {challenger}, change {change}, "
+            f"Wells of labels that the champion knows ({wells}): champion {champion}, challenger {challenger}, change {change}, "
             f"{interval_name(settings)} {spread}."
         )
     if comparison.not_compared:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from components.core.errors import InputError
+from components.core.label_tables import read_label_table
 from components.core.screen.wells import experiment_of
 from components.core.storage.manifest import Manifest
-from components.core.tables import TableFaults, read_table_file
+from components.core.tables import TableFaults
 
 ComparedStage = Literal["assigned", "raw"]
 COMPARED_STAGES: tuple[ComparedStage, ...] = ("assigned", "raw")
@@ -25,6 +26,7 @@ def paired_wells(
     experiments: Collection[str],
     *,
     champion_knows: Collection[str],
+    column: str,
 ) -> pd.DataFrame:
     """Every labelled treatment well of the held-out experiments, with the predictions of both models.
 
@@ -32,11 +34,12 @@ def paired_wells(
 
     Args:
         plates: manifest with the plates of the experiments.
-        truth: their labels, id_code,sirna, as normalize writes holdout_labels.csv.
+        truth: their labels, as normalize writes holdout_labels.csv.
         champion: the champion's predictions.csv.
         challenger: the challenger's predictions_holdout.csv.
         experiments: experiments that neither model saw; at least one.
         champion_knows: treatments of the champion's vocabulary.
+        column: the screen's column of labels.
 
     Returns:
         A row per well in the manifest's order: id_code, experiment, plate, cell_type, truth, champion_assigned, champion_raw,
@@ -48,7 +51,7 @@ def paired_wells(
             it does not know.
     """
     assert experiments
-    labels = _read(truth, ["sirna"]).rename(columns={"sirna": "truth"})
+    labels = _read(truth, column).rename(columns={"perturbation": "truth"})
     labels = labels[labels["id_code"].map(experiment_of).isin(experiments)]
     treatments = pd.DataFrame(
         [
@@ -66,11 +69,11 @@ def paired_wells(
     wells["champion_knows"] = wells["truth"].isin(known)
     if not wells["champion_knows"].any():
         raise InputError(
-            f"{truth}: the champion knows none of these siRNAs, first {wells['truth'].iloc[0]}; give labels in the encoding of its "
+            f"{truth}: the champion knows none of these labels, first {wells['truth'].iloc[0]}; give labels in the encoding of its "
             "screen, or promote manually if the library is another one"
         )
     for model, path in (("champion", champion), ("challenger", challenger)):
-        predictions = _read(path, ["sirna", "raw_sirna"])
+        predictions = _read(path, column, raw=True)
         if model == "champion":
             _check_predicted(path, predictions, known)
         missing = wells.loc[~wells["id_code"].isin(predictions["id_code"]), "id_code"]
@@ -79,7 +82,7 @@ def paired_wells(
                 f"{path}: no row for {len(missing)} of {len(wells)} held-out wells, first {missing.iloc[0]}; give the {model}'s "
                 f"predictions of all of {', '.join(sorted(experiments))}"
             )
-        columns = {"sirna": f"{model}_assigned", "raw_sirna": f"{model}_raw"}
+        columns = {"perturbation": f"{model}_assigned", "raw_perturbation": f"{model}_raw"}
         wells = wells.merge(predictions.rename(columns=columns), on="id_code")
     return wells
 
@@ -89,7 +92,7 @@ def count_plates(wells: pd.DataFrame, stage: ComparedStage) -> pd.DataFrame:
 
     Returns:
         A row per plate: cell_type, experiment, plate, and numbers of wells (wells), of those that each model gets right
-        (champion, challenger) and of those whose perturbation the champion does not know (unknown).
+        (champion, challenger) and of those whose label the champion does not know (unknown).
     """
     counted = wells.assign(
         wells=1,
@@ -123,22 +126,22 @@ def _check_labels(path: Path, labels: pd.DataFrame, wells: pd.DataFrame, experim
 
 def _check_predicted(path: Path, predictions: pd.DataFrame, known: Collection[str]) -> None:
     """The champion predicts no perturbation that it does not know."""
-    for field in ("sirna", "raw_sirna"):
+    for field in ("perturbation", "raw_perturbation"):
         foreign = predictions[~predictions[field].isin(known)]
         if len(foreign):
             first = foreign.iloc[0]
             raise InputError(
-                f"{path} ({first['id_code']}): {field} {first[field]!r} is no siRNA that the champion knows; give predictions of "
+                f"{path} ({first['id_code']}): label {first[field]!r} is none that the champion knows; give predictions of "
                 "the champion itself"
             )
 
 
-def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The columns of each well, which appears once."""
-    columns = ["id_code", *columns]
-    table = read_table_file(path, columns)
+def _read(path: Path, column: str, raw: bool = False) -> pd.DataFrame:
+    """The label of each well, which appears once, and its label before the prior: perturbation and raw_perturbation."""
+    table, column = read_label_table(path, column, raw=raw)
+    columns = {"id_code": "id_code", column: "perturbation", **({f"raw_{column}": "raw_perturbation"} if raw else {})}
     faults = TableFaults(str(path), table)
-    faults.require(columns)
+    faults.require(list(columns))
     faults.require_unique("id_code")
     faults.check()
-    return table[columns]
+    return table[list(columns)].rename(columns=columns)

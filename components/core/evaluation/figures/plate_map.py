@@ -68,8 +68,10 @@ def draw(
             parts.append(f'<rect class="e" x="{x}" y="{y}"/>')
         else:
             confidences.append(found.confidence)
-            wrong = isinstance(found.truth, str) and found.truth != found.sirna
-            tip = f"{well.well} {found.sirna} {found.confidence:.2f}" + (f", truly {found.truth}" if wrong else "")
+            wrong = isinstance(found.truth, str) and found.truth != found.perturbation
+            tip = f"{well.well} {found.perturbation} {found.confidence:.2f}" + (
+                f", truly {found.truth}" if wrong else ""
+            )
             parts.append(
                 f'<rect class="c{shade(found.confidence)}" x="{x}" y="{y}"><title>{escape(tip)}</title></rect>'
             )

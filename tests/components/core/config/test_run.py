@@ -4,6 +4,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from components.core.config import (
     XCEPTION,
@@ -11,6 +12,7 @@ from components.core.config import (
     BackboneConfig,
     FrozenModel,
     RunConfig,
+    ScreenConfig,
     differences,
     find_config,
     first_difference,
@@ -241,3 +243,29 @@ def test_rejects_a_store_that_is_neither_a_bucket_nor_an_address(bucket: str):
         InputError, match=r"store\.bucket: .*write a bucket's name, s3://BUCKET/PREFIX or file:///FOLDER"
     ):
         RunConfig.load("demo", [f"store.bucket={bucket}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("siRNA", "sirna"),
+        ("compound", "compound"),
+        ("guide RNA", "guide_rna"),
+        (" Gene (KO)", "gene_ko"),
+        ("药", "perturbation"),
+    ],
+)
+def test_the_column_of_labels_follows_the_screens_word(name: str, column: str):
+    assert ScreenConfig(perturbation_name=name).label_column == column
+
+
+@pytest.mark.parametrize("name", ["plate", "Confidence", "top5", "a\nb", ""])
+def test_a_word_that_is_another_columns_or_no_text_is_refused(name: str):
+    with pytest.raises(ValidationError, match="perturbation_name"):
+        ScreenConfig(perturbation_name=name)
+
+
+def test_own_columns_keep_their_names_unless_results_have_them():
+    names = ("dose", "confidence", "compound", "raw_compound", "focus_1", "SMILES")
+    own = ("dose", "screen_confidence", "screen_compound", "screen_raw_compound", "screen_focus_1", "SMILES")
+    assert ScreenConfig(perturbation_name="Compound").own_columns(names) == own

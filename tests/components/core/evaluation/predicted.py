@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 ROW: dict[str, Any] = {
     "score": "out_of_fold", "experiment": "RPE-01", "plate": 1, "well": "B02", "cell_type": "RPE", "fold": 0,
-    "sirna": "a", "confidence": 0.9, "margin": 0.5, "raw_sirna": "a", "raw_confidence": 0.8,
-    "raw_confidence_uncalibrated": 0.7, "group_sirna": "a", "group_confidence": 0.85, "top5": "a",
+    "perturbation": "a", "confidence": 0.9, "margin": 0.5, "raw_perturbation": "a", "raw_confidence": 0.8,
+    "raw_confidence_uncalibrated": 0.7, "group_perturbation": "a", "group_confidence": 0.85, "top5": '["a"]',
 }  # fmt: skip
 
 

@@ -30,13 +30,13 @@ def test_wilson_interval_agrees_with_published_values() -> None:
 
 
 CONFUSED = [
-    {"truth": "a", "sirna": "b", "raw_sirna": "b"},
-    {"truth": "a", "sirna": "b"},
-    {"truth": "a", "sirna": "c", "cell_type": "U2OS"},
+    {"truth": "a", "perturbation": "b", "raw_perturbation": "b"},
+    {"truth": "a", "perturbation": "b"},
+    {"truth": "a", "perturbation": "c", "cell_type": "U2OS"},
     {"truth": "a", "cell_type": "U2OS"},
     {"truth": "b"},
-    {"truth": "b", "sirna": "b", "raw_sirna": "b"},
-    {"truth": "c", "sirna": "c", "raw_sirna": "c"},
+    {"truth": "b", "perturbation": "b", "raw_perturbation": "b"},
+    {"truth": "c", "perturbation": "c", "raw_perturbation": "c"},
     {"truth": None},
 ]
 
@@ -57,7 +57,7 @@ def test_confusions_are_worst_first_for_any_order_of_wells() -> None:
 
 def test_examples_alternate_over_cell_types_the_most_confident_first() -> None:
     rows = [{"confidence": p} for p in (0.99, 0.98, 0.97)] + [{"cell_type": "U2OS", "confidence": 0.4}]
-    rows += [{"sirna": "b", "confidence": p} for p in (0.3, 0.6)]
+    rows += [{"perturbation": "b", "confidence": p} for p in (0.3, 0.6)]
     score, chosen = choose_examples(predictions(rows), right=3, wrong=1)
     assert score == "out_of_fold"
     expected = [("RPE", 0.99), ("U2OS", 0.4), ("RPE", 0.98), ("RPE", 0.6)]

@@ -63,10 +63,10 @@ def test_every_well_of_the_cell_type_is_embedded_with_its_metadata(screens):
     assert set(found.embeddings) == {"small", "slim"}
     for embedded in found.embeddings.values():
         wells = embedded.wells
-        perturbations = [perturbation if isinstance(perturbation, str) else None for perturbation in wells["sirna"]]
-        known = dict(
-            zip(wells["id_code"], zip(wells["role"], wells["well_type"], perturbations, strict=True), strict=True)
-        )
+        perturbations = [
+            perturbation if isinstance(perturbation, str) else None for perturbation in wells["perturbation"]
+        ]
+        known = dict(zip(wells["id_code"], zip(wells["use"], wells["role"], perturbations, strict=True), strict=True))
         assert len(known) == len(wells) == 3 * 2 * 5
         assert (wells["experiment"] + "_" + wells["plate"].astype(str) + "_" + wells["well"] == wells["id_code"]).all()
         # With HUVEC-02 held out the folds are HUVEC-01: 0, RPE-01: 1, so that fold 1 trains on HUVEC-01.

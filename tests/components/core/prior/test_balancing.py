@@ -130,5 +130,5 @@ def test_rejects_values_that_are_not_finite(value):
 def test_rejects_empty_input_and_more_wells_than_perturbations():
     with pytest.raises(ValueError, match="nothing to balance"):
         sinkhorn(np.zeros((0, 3)), 10, 1e-3)
-    with pytest.raises(ValueError, match="3 wells cannot each hold a different one of 2 siRNAs"):
+    with pytest.raises(ValueError, match="3 wells cannot each hold a different one of 2 perturbations"):
         assign_plate(np.zeros((3, 2)))

@@ -24,7 +24,7 @@ def written(path: Path, rows: dict[str, str], header: str = "id_code,sirna,confi
 
 
 def read(path: Path, source: str | None = None) -> FusedLabels:
-    return read_fused_labels(path, IDS, UNLABELLED, EXPERIMENTS, PLATES, TREATMENTS, source)
+    return read_fused_labels(path, IDS, UNLABELLED, EXPERIMENTS, PLATES, TREATMENTS, "sirna", source)
 
 
 def own_labels() -> PseudoLabels:

@@ -62,7 +62,9 @@ def test_rejects_a_perturbation_in_two_groups():
 def test_rejects_more_groups_than_plates():
     labels = TREATMENTS + [f"other-{n}" for n in range(12)]
     wells = screen({"A-1": 0, "A-2": 1}) + [LabelledWell("A-3", "2", f"other-{n}") for n in range(12)]
-    with pytest.raises(InputError, match="5 groups of siRNAs but experiments have 4 plates; experiment A-3 plate 2"):
+    with pytest.raises(
+        InputError, match="5 groups of treatments but experiments have 4 plates; experiment A-3 plate 2"
+    ):
         learn_groups(wells, labels)
 
 

@@ -157,7 +157,7 @@ KAGGLE: dict[str, tuple[Callable[[TinyScreen], object], str]] = {
         edit("train_controls.csv", "HUVEC-01_1_B02,HUVEC-01,1,B02", "HUVEC-01_1_B03,HUVEC-01,1,B03"),
         r"train_controls\.csv line 2 \(HUVEC-01_1_B03\): .*the well appears twice, first in .*train\.csv line 2"),
     "unknown control": (edit("test_controls.csv", "sirna_5", "sirna_6"),
-                        r"test_controls\.csv line 3 \(HUVEC-03_1_C03\): field sirna is 'sirna_6'; an unknown siRNA"),
+                        r"test_controls\.csv line 3 \(HUVEC-03_1_C03\): field sirna is 'sirna_6'; an unknown label"),
     "treatment and control": (edit("train_controls.csv", "sirna_5", "sirna_7"),
                               r"train_controls\.csv line 3 .*field sirna is 'sirna_7'; a positive_control here and a "
                               r"treatment in .*train\.csv line 2"),
@@ -226,7 +226,7 @@ def test_rejects_a_label_of_one_well_in_a_screen_of_many_experiments(tmp_path: P
         return read_screen(tmp_path, ScreenConfig(cell_types=("HUVEC",)))
 
     assert read("sirna_5").vocabulary.treatments == ("sirna_3", "sirna_4", "sirna_5")
-    with pytest.raises(InputError, match=r"train\.csv.*HUVEC-05_1_B05.*field sirna is 'foo'; an unknown siRNA"):
+    with pytest.raises(InputError, match=r"train\.csv.*HUVEC-05_1_B05.*field sirna is 'foo'; an unknown label"):
         read("foo")
 
 
@@ -270,3 +270,10 @@ def test_new_plates_can_be_chosen_and_be_of_any_cell_type(tiny: TinyScreen):
     tiny.edit("test.csv", "K562-03_1_B03,K562-03,1,B03", "K562-03_1_B03,K562-03,1,B99")
     with pytest.raises(InputError, match=r"test\.csv line 2 \(K562-03_1_B03\): field well is 'B99'"):
         read_new_plates(tiny.root)
+
+
+@pytest.mark.parametrize("label", ["x" * 201, "a\x07b"])
+def test_a_label_is_at_most_200_printable_characters(tiny: TinyScreen, label: str):
+    tiny.edit("train.csv", "HUVEC-01_1_B03,HUVEC-01,1,B03,sirna_7", f"HUVEC-01_1_B03,HUVEC-01,1,B03,{label}")
+    with pytest.raises(InputError, match=r"train\.csv line 2 \(HUVEC-01_1_B03\).*200 printable characters"):
+        read_screen(tiny.root, CONFIG.screen)

@@ -56,5 +56,5 @@ def test_sites_of_wells_agree_with_a_loop(screen, wells):
 def test_rejects_a_label_beyond_the_vocabulary(screen):
     _, manifest = screen
     vocabulary = manifest.vocabulary.model_copy(update={"treatments": ()})
-    with pytest.raises(ValueError, match=r"well HUVEC-01_1_B03: siRNA 'sirna_7' is not in the manifest's vocabulary"):
+    with pytest.raises(ValueError, match=r"well HUVEC-01_1_B03: label 'sirna_7' is not in the manifest's vocabulary"):
         SiteTable.of(manifest.model_copy(update={"vocabulary": vocabulary}))

@@ -9,9 +9,9 @@ from components.core.errors import InputError
 from components.core.storage.arrays import ROW_GROUP, EmbeddedWells, write_embeddings
 from components.image import VERSION
 
-NAMES = ("id_code", "experiment", "plate", "well", "cell_type", "well_type", "sirna", "role", "fold", "backbone")
+NAMES = ("id_code", "experiment", "plate", "well", "cell_type", "role", "sirna", "use", "fold", "backbone")
 COLUMNS = {name: pa.int32() if name == "fold" else pa.string() for name in NAMES}
-HOW = {"views": 4, "weights": "teacher", "screen": "5f0c"}
+HOW = {"label": "sirna", "views": 4, "weights": "teacher", "screen": "5f0c"}
 
 
 def wells(count: int = 3, width: int = 4, seed: int = 0) -> EmbeddedWells:
@@ -21,9 +21,9 @@ def wells(count: int = 3, width: int = 4, seed: int = 0) -> EmbeddedWells:
         "experiment": "HUVEC-01",
         "plate": "1",
         "well": [f"B{k:02d}" for k in range(count)],
-        "well_type": "treatment",
-        "sirna": [None if k % 3 == 1 else f"sirna_{k}" for k in range(count)],
-        "role": "training",
+        "role": "treatment",
+        "perturbation": [None if k % 3 == 1 else f"sirna_{k}" for k in range(count)],
+        "use": "training",
     }
     return EmbeddedWells(pd.DataFrame(rows), rng.standard_normal((count, width)).astype(np.float32))
 
@@ -40,7 +40,7 @@ def test_every_value_is_read_back_from_its_column(tmp_path):
     assert [row["sirna"] for row in rows] == ["sirna_0", None, "sirna_2"]
     for row in rows:
         expected = {"experiment": "HUVEC-01", "plate": "1", "cell_type": "HUVEC", "fold": 1, "backbone": "slim"}
-        assert row.items() >= {**expected, "well_type": "treatment", "role": "training"}.items()
+        assert row.items() >= {**expected, "role": "treatment", "use": "training"}.items()
     assert np.array_equal(np.array([row["embedding"] for row in rows], np.float32), given.embedding_WE)
     metadata = {"schema": "2", "version": VERSION, "views": "4", "weights": "teacher", "screen": "5f0c"}
     assert table.schema.metadata == {f"cellsignal.{key}".encode(): value.encode() for key, value in metadata.items()}

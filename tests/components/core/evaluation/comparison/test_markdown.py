@@ -38,8 +38,8 @@ def test_unknown_perturbations_and_absent_cell_types_are_noted():
     wells["champion_knows"] = [n >= 30 for n in range(len(wells))]
     decision = compared(compare(wells, QUICK, cell_types=["HUVEC", "RPE", "U2OS"]))
     page = html(decision_markdown(decision.model_copy(update={"left_out": ("RPE-09 is left out: the reason",)})))
-    assert "30 of 208 wells hold a siRNA that the champion does not know" in page
-    assert re.search(r"Wells of siRNAs that the champion knows \(178\): champion \d", page)
+    assert "30 of 208 wells hold a label that the champion does not know" in page
+    assert re.search(r"Wells of labels that the champion knows \(178\): champion \d", page)
     assert "Not compared, as none of their wells is held out: U2OS." in page
     assert "<li>RPE-09 is left out: the reason</li>" in page
 

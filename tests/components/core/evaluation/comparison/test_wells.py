@@ -10,7 +10,7 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.evaluation.comparison.wells import paired_wells
-from components.core.evaluation.scores import SAVED
+from components.core.evaluation.scores import saved
 from components.core.tables import write_table
 from tests.components.core.evaluation import predicted
 from tests.components.core.manifests import manifest, plate_record
@@ -29,8 +29,10 @@ WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well
 
 def predictions(path: Path, perturbation: str, raw: str) -> None:
     """As the report writes them."""
-    table = predicted.predictions([{"id_code": i, "sirna": perturbation, "raw_sirna": raw} for i in WELLS])
-    write_table(path, table[list(SAVED)])
+    table = predicted.predictions(
+        [{"id_code": i, "perturbation": perturbation, "raw_perturbation": raw} for i in WELLS]
+    )
+    write_table(path, saved(table, "sirna", pd.DataFrame()))
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def tables(tmp_path: Path) -> dict[str, Path]:
 
 
 def read(tables: dict[str, Path], experiments=EXPERIMENTS, knows=PERTURBATIONS):
-    return paired_wells(MANIFEST, **tables, experiments=experiments, champion_knows=knows)
+    return paired_wells(MANIFEST, **tables, experiments=experiments, champion_knows=knows, column="sirna")
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -111,10 +113,10 @@ def test_rejects_an_experiment_without_plates_or_labels_and_a_label_of_no_treatm
 
 def test_rejects_labels_in_another_encoding_and_predictions_of_another_champion(tables):
     assert error(tables, knows=("1", "2", "3")).startswith(
-        f"{tables['truth']}: the champion knows none of these siRNAs, first sirna_1; give labels in the encoding of its screen"
+        f"{tables['truth']}: the champion knows none of these labels, first sirna_1; give labels in the encoding of its screen"
     )
     assert error(tables, knows=("sirna_1", "sirna_3")).startswith(
-        f"{tables['champion']} (HUVEC-05_1_B02): raw_sirna 'sirna_2' is no siRNA that the champion knows"
+        f"{tables['champion']} (HUVEC-05_1_B02): label 'sirna_2' is none that the champion knows"
     )
 
 

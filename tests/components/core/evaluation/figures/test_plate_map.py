@@ -12,7 +12,10 @@ def test_wells_are_drawn_at_their_positions() -> None:
     plate = plate_record("RPE-01", 2, {well: (kind, None) for well, kind in kinds.items()})
     rows = [("B02", 0.1, None), ("D05", 0.97, "c"), ("C03", 0.7, "<a>")]  # none of C04
     table = predictions(
-        [{"id_code": f"RPE-01_2_{well}", "sirna": "<a>", "confidence": p, "truth": truth} for well, p, truth in rows]
+        [
+            {"id_code": f"RPE-01_2_{well}", "perturbation": "<a>", "confidence": p, "truth": truth}
+            for well, p, truth in rows
+        ]
     )
     wells = {row.id_code: row for row in table.itertuples(index=False)}
     extent = plate_extent([plate])

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.label_tables import read_label_table
+
+
+def written(path: Path, header: str) -> Path:
+    path.write_text(f"{header}\n{','.join('x' for _ in header.split(','))}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "column"),
+    [("id_code,compound,note", "compound"), ("sirna,id_code", "sirna"), ("id_code,sirna,perturbation", "perturbation")],
+)
+def test_the_labels_are_in_the_column_of_the_screens_word_or_a_known_one(tmp_path: Path, header: str, column: str):
+    table, found = read_label_table(written(tmp_path / "t.csv", header), "compound")
+    assert (found, table[found].tolist()) == (column, ["x"])
+
+
+def test_predictions_of_a_screen_with_another_word_are_found_by_their_two_labels(tmp_path: Path):
+    path = written(tmp_path / "p.csv", "id_code,guide,confidence,raw_guide,raw_confidence")
+    assert read_label_table(path, "compound", raw=True)[1] == "guide"
+
+
+@pytest.mark.parametrize(
+    ("header", "raw", "missing"),
+    [
+        ("id_code,label", False, "compound"),
+        ("id_code,compound", True, "raw_compound"),
+        ("id_code,confidence,raw_confidence", True, "compound"),
+    ],
+)
+def test_a_table_without_labels_is_refused(tmp_path: Path, header: str, raw: bool, missing: str):
+    with pytest.raises(
+        InputError, match=rf"t\.csv line 1: column {missing} is missing; the header must have id_code, compound"
+    ):
+        read_label_table(written(tmp_path / "t.csv", header), "compound", raw=raw)
