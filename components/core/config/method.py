@@ -70,11 +70,13 @@ class AugmentConfig(FrozenModel):
 
 
 class BackboneConfig(FrozenModel):
-    """One network: a parametric Xception with the widths below, or a timm `model` with six input channels."""
+    """One network: a parametric Xception, a plain stack of convolutions, or a timm `model`."""
 
     name: str = Field(..., pattern=r"^[a-z0-9_]+$", description="name of the backbone in files and reports")
-    kind: Literal["xception", "timm"] = Field(
-        "xception", description="xception: a parametric Xception; timm: any timm model"
+    kind: Literal["xception", "plain", "timm"] = Field(
+        "xception",
+        description="xception: a parametric Xception (`stem` to `exit`); plain: 3x3 convolutions (`stages`), for small images, "
+        "little data and CPUs; timm: any timm model",
     )
     model: str | None = Field(None, description="name of the timm model, for kind timm")
     weights: str | None = Field(
@@ -97,9 +99,16 @@ class BackboneConfig(FrozenModel):
     exit: tuple[Count, Count, Count] = Field(
         (1024, 1536, 2048), description="widths of the exit flow; the last is the size of the embedding"
     )
+    stages: tuple[tuple[Count, ...], ...] = Field(
+        ((32, 32), (64, 64), (128, 128), (192,)),
+        description="for kind plain: widths of the 3x3 convolutions of each stage; every stage after the first halves the image, "
+        "and the last width is the size of the embedding",
+    )
 
     @model_validator(mode="after")
-    def _timm_has_a_model(self) -> Self:
+    def _can_be_built(self) -> Self:
+        if not self.stages or not all(self.stages):
+            raise ValueError(f"backbone {self.name}: every stage needs at least one width, got {list(self.stages)}")
         if (self.kind == "timm") != (self.model is not None):
             raise ValueError(f"backbone {self.name}: kind timm needs `model`, other kinds take none")
         if ":" in (self.model or ""):
@@ -128,8 +137,17 @@ class PretrainConfig(FrozenModel):
 
     epochs: Count = Field(160, description="number of epochs; each sees every well once, at a random site")
     batch_size: Count = Field(64, description="images per optimiser step, over all processes")
+    optimiser: Literal["adam", "adamw"] = Field(
+        "adam",
+        description="Adam, or AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), whose weight decay is decoupled",
+    )
+    schedule: Literal["steps", "one_cycle"] = Field(
+        "steps",
+        description="learning rate: constant between milestones, or one cycle (Smith & Topin 2017, arXiv 1708.07120): a rise from "
+        "1/25 of the only learning rate over the first 30 % of the steps, then a fall to nearly 0, both as a cosine",
+    )
     learning_rates: tuple[Positive, ...] = Field(
-        (3e-4, 1e-4, 1e-5), description="learning rates of Adam, one after the other (step schedule)"
+        (3e-4, 1e-4, 1e-5), description="learning rates, one after the other; for one_cycle only its peak"
     )
     milestones: tuple[Count, ...] = Field(
         (100, 140), description="epochs (from 0) at which the next learning rate starts"
@@ -137,7 +155,16 @@ class PretrainConfig(FrozenModel):
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="optimiser steps over which the learning rate rises linearly from 0"
     )
-    weight_decay: NonNegative = Field(2e-4, description="L2 penalty, as weight_decay of Adam")
+    weight_decay: NonNegative = Field(2e-4, description="weight_decay of the optimiser; for Adam an L2 penalty")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0,
+        description="share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567)",
+    )
+    class_balance: Fraction = Field(
+        0.0,
+        description="an epoch draws a well in proportion to n^-class_balance, n being the training wells of its class: 0 every "
+        "well once, 0.5 by the inverse root of the class size, 1 all classes equally often",
+    )
     validate_every: Count = Field(1, description="epochs between validations")
     selection: Literal["balanced", "group", "raw", "last"] = Field(
         "group",
@@ -154,6 +181,8 @@ class PretrainConfig(FrozenModel):
             )
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must increase, got {list(self.milestones)}")
+        if self.schedule == "one_cycle" and (self.milestones or self.warmup_steps):
+            raise ValueError("schedule one_cycle takes one learning rate, no milestones and warmup_steps 0")
         return self
 
 

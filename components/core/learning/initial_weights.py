@@ -73,7 +73,7 @@ def load_initial_weights(
     own = backbone.state_dict()
     tensors = _own_names(read_tensors(path), config, own)
     # Layers that read the image.
-    first = ["stem.0"] if config.kind == "xception" else _described(backbone, "first_conv")
+    first = {"xception": ["stem.0"], "plain": ["layers.0"]}.get(config.kind) or _described(backbone, "first_conv")
     classifiers = ["head", "fc", "classifier", "last_linear", *_described(backbone, "classifier")]
     values: dict[str, Tensor] = {}
     adapted = []

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from components.core.config import BackboneConfig, ComputeConfig, HeadConfig
 from components.core.errors import InputError
 from components.core.learning.device import uses_bfloat16
+from components.core.learning.plain import Plain
 from components.core.learning.xception import Xception
 
 
@@ -100,10 +101,10 @@ class Classifier(nn.Module):
 
 def build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
     """A backbone and the size of its embedding; raises InputError for an unknown or unsuitable timm model."""
-    if config.kind == "xception":
-        network = Xception(config, channels)
-        return network, network.embedding_size
-    return _build_timm(config, channels, image_size)
+    if config.kind == "timm":
+        return _build_timm(config, channels, image_size)
+    network = Plain(config, channels) if config.kind == "plain" else Xception(config, channels)
+    return network, network.embedding_size
 
 
 def _build_timm(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,16 @@ from components.core.screen.packed import SiteTable
 def step_rate(epoch: int, rates: Sequence[float], milestones: Sequence[int]) -> float:
     """Learning rate of an epoch (from 0): rates[k] from milestones[k-1] up to milestones[k]."""
     return rates[bisect_right(milestones, epoch)]
+
+
+def one_cycle_rate(progress: float, peak: float) -> float:
+    """Learning rate after a share of the training, 0 to 1: cosine from peak / 25 to the peak at 0.3, then nearly to 0.
+
+    Source: Smith & Topin 2017, arXiv 1708.07120, with the values of torch's OneCycleLR.
+    """
+    first, last = peak / 25.0, peak / 250_000.0
+    start, end, phase = (first, peak, progress / 0.3) if progress < 0.3 else (peak, last, (progress - 0.3) / 0.7)
+    return end + (start - end) * (1.0 + math.cos(math.pi * phase)) / 2.0
 
 
 def ema_decay(step: int, epoch: int, decays: Sequence[float], epochs: Sequence[int]) -> float:
@@ -63,6 +74,20 @@ class CycleSchedule:
         phase = math.fmod(epoch, self.cycle_epochs) / self.cycle_epochs
         high, low = self.config.learning_rate, self.config.learning_rate_low
         return low + (high - low) * (1.0 + math.cos(math.pi * phase)) / 2.0
+
+
+def balanced_draw(
+    wells: NDArray[np.intp], class_w: NDArray[np.integer[Any]], power: float, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """As many wells, drawn in proportion to n^-power, n being the number of wells of the well's class; in random order.
+
+    Systematic sampling: a well that is expected x times occurs floor(x) or ceil(x) times.
+    """
+    order = rng.permutation(len(wells))
+    weight_w = np.bincount(class_w)[class_w[order]] ** -power
+    until_w = np.cumsum(weight_w) * (len(wells) / weight_w.sum())
+    drawn = np.searchsorted(until_w, np.arange(len(wells)) + rng.random(), side="right")
+    return wells[order[np.minimum(drawn, len(wells) - 1)]]
 
 
 def well_batches(

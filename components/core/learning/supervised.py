@@ -1,4 +1,4 @@
-"""pretrain: supervised training of one backbone on all cell types of a fold (Adam, step schedule, best checkpoint). torch only."""
+"""pretrain: supervised training of one backbone on all cell types of a fold (Adam or AdamW, best checkpoint). torch only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from components.core.learning.augmentation import normal_view
 from components.core.learning.checkpoints import Checkpoints, RandomState
 from components.core.learning.fold_data import FoldData
 from components.core.learning.network import Classifier, prepare
-from components.core.learning.schedules import concatenated, random_site_batches, step_rate, well_batches
+from components.core.learning.schedules import (
+    balanced_draw,
+    concatenated,
+    one_cycle_rate,
+    random_site_batches,
+    step_rate,
+    well_batches,
+)
 from components.core.learning.team import (
     Replica,
     Slots,
@@ -40,7 +47,8 @@ class SupervisedTraining:
         self._network, self._images, self._data, self._config = network, data.images, data, config
         self._domain_W = data.images.batch_domains
         self._target_W = torch.from_numpy(data.images.table.class_W).long().to(data.images.device)
-        self._optimiser = torch.optim.Adam(
+        optimiser = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+        self._optimiser = optimiser(
             network.parameters(),
             lr=config.learning_rates[0],
             betas=(0.9, 0.999),
@@ -78,8 +86,10 @@ class SupervisedTraining:
     def _run_epoch(self, checkpoints: Checkpoints) -> dict[str, Any]:
         """Runs an epoch, or the rest of it; returns its record."""
         config, images, rng = self._config, self._images, self._random.of_sites
-        rate = step_rate(self._epoch, config.learning_rates, config.milestones)
-        batches = well_batches(self._data.wells.training, config.batch_size, rng, self._domain_W)
+        wells = self._data.wells.training
+        if config.class_balance:
+            wells = balanced_draw(wells, images.table.class_W[wells], config.class_balance, rng)
+        batches = well_batches(wells, config.batch_size, rng, self._domain_W)
         batches = random_site_batches(images.table, batches, rng)
         meter = self._meter = EpochMeter(images, len(batches))
         if self._saved_meter is not None:
@@ -95,8 +105,9 @@ class SupervisedTraining:
         taken = images.batches(parts, self._random.of_views)
         for batch in left:
             self._step += 1
+            rate = self._rate(meter.done / len(batches))
             for group in self._optimiser.param_groups:
-                group["lr"] = rate * min(1.0, self._step / max(1, config.warmup_steps))
+                group["lr"] = rate
             self._optimiser.zero_grad(set_to_none=True)
             size = self._slots.size(batch)
             with statistics.step() as part_of_step:
@@ -105,7 +116,8 @@ class SupervisedTraining:
                     target_B = next(targets)
                     with part_of_step(), self._replica.part(k):
                         logits_BK = self._replica(normal_view(x, images.augment, generator), target_B)
-                        loss = F.cross_entropy(logits_BK, target_B) * self._slots.weight(len(sites), size)
+                        loss = F.cross_entropy(logits_BK, target_B, label_smoothing=config.label_smoothing)
+                        loss = loss * self._slots.weight(len(sites), size)
                         loss.backward()  # type: ignore[no-untyped-call]
                     meter.add(loss, len(sites))
             self._optimiser.step()
@@ -124,6 +136,14 @@ class SupervisedTraining:
         }
         self.history.append(record)
         return record
+
+    def _rate(self, done: float) -> float:
+        """Learning rate of the current step, after a share of the epoch's steps."""
+        config = self._config
+        if config.schedule == "one_cycle":
+            return one_cycle_rate((self._epoch + done) / config.epochs, config.learning_rates[0])
+        rate = step_rate(self._epoch, config.learning_rates, config.milestones)
+        return rate * min(1.0, self._step / max(1, config.warmup_steps))
 
     def _validate(self) -> float | None:
         """Accuracy of the validation wells, or None if there are none or it is not time; keeps the best weights."""

@@ -59,6 +59,11 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("backbones: [{name: ../a}]", "backbones.0.name: string should match pattern"),
         ("pretrain: {milestones: [5]}", "pretrain: learning_rates must have one more entry than milestones, got 3"),
         ("pretrain: {milestones: [9, 5]}", "pretrain: milestones must increase, got [9, 5]"),
+        ("pretrain: {schedule: one_cycle}", "pretrain: schedule one_cycle takes one learning rate, no milestones"),
+        (
+            "backbones: [{name: a, kind: plain, stages: [[]]}]",
+            "backbones.0: backbone a: every stage needs at least one wid",
+        ),
         ("mean_teacher: {finetune_cycles: 9}", "mean_teacher: finetune_cycles must be <= cycles, got 9 and 4"),
         ("mean_teacher: {ema_epochs: [1, 20, 10]}", "mean_teacher: ema_epochs must increase, got [1, 20, 10]"),
         ("mean_teacher: {ema_epochs: [1]}", "mean_teacher: ema_decays must have one more entry than ema_epochs"),

@@ -18,6 +18,7 @@ from components.core.learning.xception import Xception
 from tests.components.core.learning.tiny_networks import PRETRAIN, SLIM, SMALL, classifier, same, weights_of
 
 RESNET = BackboneConfig(name="other", kind="timm", model="test_resnet")
+PLAIN = BackboneConfig(name="plain", kind="plain", stages=((4, 4), (6,)))
 
 
 def saved(tensors, path: Path) -> Path:
@@ -85,7 +86,7 @@ def test_imagenet_names_compute_what_timms_network_computes(tmp_path):
     torch.testing.assert_close(mine, x, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [SMALL, RESNET], ids=["xception", "timm"])
+@pytest.mark.parametrize("config", [SMALL, PLAIN, RESNET], ids=["xception", "plain", "timm"])
 def test_adapts_the_first_convolution_of_a_three_channel_network(tmp_path, config):
     source, target = backbone(1, config, channels=3), backbone(2, config)
     found = load_initial_weights(target, config, saved(weights_of(source), tmp_path / "w.pt"), 6)

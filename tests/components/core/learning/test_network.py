@@ -35,6 +35,30 @@ def test_a_timm_model_takes_the_screens_channels_and_image_size(model, width, si
         assert not torch.equal(network(changed), logits_BK), f"channel {channel} is not read"
 
 
+def test_a_plain_network_is_its_stages_with_pooling_in_between():
+    torch.manual_seed(0)
+    config = BackboneConfig(name="p", kind="plain", stages=((4, 6), (8,), (10, 12)))
+    network, embedding = build_backbone(config, 5, 32)
+    assert embedding == 12
+    seen = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _m, _i, out: seen.append(tuple(out.shape[1:])))
+    x = torch.randn(3, 5, 32, 40)
+    network(x).square().sum().backward()
+    assert seen == [(4, 32, 40), (6, 32, 40), (8, 16, 20), (10, 8, 10), (12, 8, 10)]
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+    last = next(m for m in reversed(list(network.modules())) if isinstance(m, nn.ReLU))
+    last.register_forward_hook(lambda _m, _i, out: seen.append(out.mean((2, 3))))
+    torch.testing.assert_close(network(x), seen[-1])
+
+
+def test_images_too_small_for_the_stages_are_an_error():
+    config = BackboneConfig(name="p", kind="plain", stages=((4,), (4,), (4,), (4,)))
+    with pytest.raises(InputError, match=r"screen\.image_size 7: too small for the strides of backbone p"):
+        measure_size(config, 7)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [("test_vit", "test_vit cannot take images of 50 x 50"), ("resnet_of_atlantis", ".*resnet_of_atlantis")],

@@ -4,12 +4,20 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.config import MeanTeacherConfig
 from components.core.learning.images import Images
-from components.core.learning.schedules import CycleSchedule, ramp, random_sites, well_batches
+from components.core.learning.schedules import (
+    CycleSchedule,
+    balanced_draw,
+    one_cycle_rate,
+    ramp,
+    random_sites,
+    well_batches,
+)
 
 REFERENCE = MeanTeacherConfig()
 
@@ -36,6 +44,42 @@ def test_a_cycle_has_at_least_one_epoch_and_the_cut_is_config():
     half_way = MeanTeacherConfig(finetune_cycles=0.5)
     assert [CycleSchedule.of(half_way, cell_type).cut for cell_type in ("U2OS", "HUVEC")] == [20, 5]
     assert CycleSchedule.of(half_way.model_copy(update={"cycle_epochs": 1}), "U2OS").cut == 1
+
+
+def test_one_cycle_agrees_with_torch():
+    steps, peak = 1000, 0.02
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    # torch's cycle takes total_steps - 1 steps from end to end, and peaks a step before 30 %.
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps + 1)
+    for step in range(steps):
+        assert one_cycle_rate(step / steps, peak) == pytest.approx(optimiser.param_groups[0]["lr"], abs=4e-3 * peak)
+        optimiser.step()
+        torchs.step()
+
+
+classes = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda values: np.array(values, dtype=np.int32))
+
+
+@given(classes, st.floats(0.0, 1.0), st.integers(0, 99))
+def test_a_well_is_drawn_as_often_as_its_class_size_demands(class_w, power, seed):
+    wells = np.arange(len(class_w)) + 7
+    drawn = balanced_draw(wells, class_w, power, np.random.default_rng(seed))
+    weight_w = np.array([(class_w == own).sum() ** -power for own in class_w])
+    expected_w = len(wells) * weight_w / weight_w.sum()
+    times_w = np.array([(drawn == well).sum() for well in wells])
+    assert len(drawn) == len(wells)
+    assert (np.abs(times_w - expected_w) < 1 + 1e-6).all()
+    if power == 0.0:
+        assert sorted(drawn) == list(wells)
+
+
+def test_draws_are_fair_on_average():
+    class_w = np.repeat(np.arange(3, dtype=np.int32), (4, 9, 36))
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([balanced_draw(np.arange(49), class_w, 0.5, rng) for _ in range(400)])
+    # By the inverse root, classes of 4, 9 and 36 wells are drawn as 2 : 3 : 6.
+    assert np.bincount(class_w[drawn]) / len(drawn) == pytest.approx([2 / 11, 3 / 11, 6 / 11], abs=0.005)
+    assert np.bincount(drawn)[:4] / 400 == pytest.approx(49 * 2 / 11 / 4, rel=0.1)
 
 
 domains = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda values: np.array(values, dtype=np.intp))

@@ -11,6 +11,7 @@ from components.core.learning import supervised
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.images import Images
 from components.core.learning.inference import well_logits
+from components.core.learning.schedules import one_cycle_rate
 from components.core.learning.supervised import SupervisedTraining
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
 from tests.components.core.learning.tiny_networks import (
@@ -92,6 +93,37 @@ def test_the_schedule_and_warm_up_reach_the_optimiser(toy, monkeypatch):
     assert {decay for _, decay in rates} == {0.01}
 
 
+def test_one_cycle_of_adamw_reaches_the_optimiser(toy, monkeypatch):
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def noted(self, *args, **kwargs):
+        seen.append((self.param_groups[0]["lr"], self.param_groups[0]["decoupled_weight_decay"]))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    config = PretrainConfig(
+        epochs=5, batch_size=20, optimiser="adamw", schedule="one_cycle", learning_rates=(1e-2,), milestones=()
+    )
+    train(toy, config)  # two steps an epoch
+    assert [rate for rate, _ in seen] == pytest.approx([one_cycle_rate(k / 10, 1e-2) for k in range(10)])
+    assert {decoupled for _, decoupled in seen} == {True}
+
+
+def test_labels_are_smoothed(toy):
+    """A network that answers the same for every image has a loss that depends on the smoothing alone."""
+    network = classifier(K, kind="softmax")
+    network.head.weight.data.zero_()
+    network.head.bias.data[:] = torch.tensor([0.5, 0.3, 0.2]).log()
+    config = CONFIG.model_copy(
+        update={"epochs": 1, "batch_size": 40, "learning_rates": (1e-30,), "label_smoothing": 0.3}
+    )
+    training = SupervisedTraining(network, data_of(toy, np.array([0, 3, 6]), classes=K), config, 1, ComputeConfig())
+    training.run()
+    expected = 0.7 * -np.log(0.5) + 0.3 * -np.log([0.5, 0.3, 0.2]).mean()
+    assert training.history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 PASSES_CONFIG = PretrainConfig(epochs=2, batch_size=4, learning_rates=(1e-3,), milestones=())
 
 
@@ -102,7 +134,7 @@ def labelled(images: Images) -> Images:
     return replace(images, table=replace(images.table, class_W=class_W))
 
 
-def passes_of(images, wells):
+def passes_of(images, wells, config=PASSES_CONFIG):
     """Epoch by epoch."""
     network = classifier(8, backbone=SLIM)
     passes, epochs = recorded(network), []
@@ -111,7 +143,7 @@ def passes_of(images, wells):
         epochs.append(passes[:])
         passes.clear()
 
-    SupervisedTraining(network, data_of(images, wells, classes=8), PASSES_CONFIG, 1, ComputeConfig()).run(report)
+    SupervisedTraining(network, data_of(images, wells, classes=8), config, 1, ComputeConfig()).run(report)
     assert len(epochs) == 2
     assert all(one.training for of_epoch in epochs for one in of_epoch)
     return epochs
@@ -136,3 +168,14 @@ def test_every_batch_holds_one_domain_if_configured(labelled, domain, monkeypatc
         assert sorted(well for one in of_epoch for well in one.wells) == list(range(labelled.table.wells))
         for one in of_epoch:
             assert len(set(of_W[one.wells])) == 1
+
+
+def test_classes_are_balanced_if_configured(labelled, monkeypatch):
+    leave_views_out(monkeypatch, supervised)
+    class_W = np.where(np.arange(labelled.table.wells) < 4, 1, 0).astype(np.int32)
+    rare = replace(labelled, table=replace(labelled.table, class_W=class_W))
+    config = PASSES_CONFIG.model_copy(update={"class_balance": 1.0})
+    for of_epoch in passes_of(numbered(rare), np.arange(rare.table.wells), config):
+        targets = [target for one in of_epoch for target in one.target_B]
+        assert len(targets) == rare.table.wells
+        assert abs(sum(targets) - len(targets) / 2) <= 1
