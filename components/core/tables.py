@@ -1,20 +1,23 @@
-"""CSV tables of wells: strict reading into pandas, checks of every row, all faults in one line. Pure; no layout knowledge.
+"""Tables of wells, CSV or Parquet: strict reading into pandas, checks of every row, all faults in one line. Pure.
 
 Every value stays the file's text without outer blanks: NA, 007 and 1e5 are labels.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import io
+import math
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from components.core.errors import SHOWN, InputError, one_line
+from components.core.errors import SHOWN, InputError, one_line, shortened
 
 ABSENT = frozenset({"", "nan", "na", "n/a", "null"})
 """Texts for a missing value in spreadsheets and data frames, in lower case."""
@@ -22,10 +25,13 @@ _FORMULA = re.compile(r"'*[=+\-@]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 """Control characters as they are written: escaped, as in Python."""
+DELIMITERS = (",", ";", "\t")
+_SEP = re.compile(r"sep=(.)\r?\n")
+"""The line by which Excel is told the delimiter."""
 
 
 def read_table_file(path: Path, needed: Sequence[str], name: str | None = None) -> pd.DataFrame:
-    """Reads a CSV file; see `read_table`. `name` replaces the path in messages."""
+    """Reads a table's file; see `read_table`. `name` replaces the path in messages."""
     name = name or str(path)
     try:
         content = path.read_bytes()
@@ -35,7 +41,11 @@ def read_table_file(path: Path, needed: Sequence[str], name: str | None = None) 
 
 
 def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame:
-    """Parses a CSV table in UTF-8 with a header. A byte-order mark, CRLF line ends and blank lines are accepted.
+    """Parses a table with a header: Parquet, or CSV as spreadsheets of any country write it.
+
+    Of CSV, the encoding (UTF-8, UTF-16, or Windows' and ISO's Latin-1) and the delimiter (comma, semicolon or tab) are found;
+    a byte-order mark, Excel's line `sep=`, CRLF line ends and blank lines are accepted. Numbers of Parquet become texts; whole
+    ones lose their point, which pandas adds to a column with missing values.
 
     Args:
         content: the file's bytes.
@@ -43,19 +53,22 @@ def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame
         needed: required columns, once each.
 
     Returns:
-        A row a record, indexed by its `line` in the file, with every column that is once in the header, as stripped text.
+        A row a record, indexed by its `line` in the file (in Parquet its number, from 1), with every column that is once in
+        the header, as stripped text.
 
     Raises:
-        InputError: not UTF-8, not CSV, a needed column is missing or appears twice, or records with more or fewer fields
+        InputError: not text, not CSV, a needed column is missing or appears twice, or records with more or fewer fields
             than the header.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{name} line {line}: is not UTF-8 text; save the table as CSV in UTF-8") from None
+    if content[:4] == b"PAR1":
+        return _read_parquet(content, name, needed)
+    text = _decoded(content, name)
     # Not pandas.read_csv, which pads short records silently and does not know the line of a record.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    said = _SEP.match(text)
+    skipped = 1 if said else 0
+    text = text[said.end() :] if said else text
+    delimiter = said[1] if said else _delimiter(text, needed)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     lines, records, odd = [], [], []
     try:
         header = [column.strip() for column in next(reader, [])]
@@ -65,17 +78,72 @@ def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame
                 continue
             if len(fields) != len(header):
                 odd.append(
-                    f"line {reader.line_num} ({fields[0]}): {len(fields)} fields, but the header has {len(header)}"
+                    f"line {reader.line_num + skipped} ({fields[0]}): {len(fields)} fields, but the header has {len(header)}"
                 )
                 continue
-            lines.append(reader.line_num)
+            lines.append(reader.line_num + skipped)
             records.append([field.strip() for field in fields])
     except csv.Error as error:
-        raise InputError(f"{name} line {reader.line_num}: is not a CSV table ({error})") from None
+        raise InputError(f"{name} line {reader.line_num + skipped}: is not a CSV table ({error})") from None
     raise_faults(name, odd)
     columns = list(zip(*records, strict=True)) if records else [()] * len(header)
     unique = {column: columns[c] for c, column in enumerate(header) if header.count(column) == 1}
     return pd.DataFrame(unique, index=pd.Index(lines, name="line", dtype="int64"), dtype=str)
+
+
+def _decoded(content: bytes, name: str) -> str:
+    """The text of a CSV file."""
+    even, odd = (content[start:64:2] for start in (0, 1))  # of UTF-16 one half of the bytes is zero in most alphabets
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        encodings = ["utf-16"]
+    elif 2 * even.count(0) > len(even) or 2 * odd.count(0) > len(odd):
+        encodings = ["utf-16-le" if odd.count(0) > even.count(0) else "utf-16-be"]
+    else:
+        encodings = ["utf-8-sig", "cp1252", "latin-1"]
+    for encoding in encodings:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if "\0" not in text:
+                return text
+    raise InputError(f"{name}: is not text; save the table as CSV (UTF-8), or as Parquet")
+
+
+def _delimiter(text: str, needed: Sequence[str]) -> str:
+    """The delimiter that finds most of the needed columns in the header, then most columns at all."""
+    header = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+
+    def found(delimiter: str) -> tuple[int, int]:
+        columns = [column.strip() for column in next(csv.reader([header], delimiter=delimiter), [])]
+        return len(set(needed) & set(columns)), len(columns)
+
+    return max(DELIMITERS, key=found)
+
+
+def _read_parquet(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame:
+    import pyarrow as pa  # imports are slow
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(content)).to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{name}: is not a Parquet table ({str(error).splitlines()[0]})") from None
+    header = [str(column).strip() for column in table.columns]
+    _check_header(name, header, needed)
+    unique = {
+        column: [_text(value) for value in table.iloc[:, c]]
+        for c, column in enumerate(header)
+        if header.count(column) == 1
+    }
+    return pd.DataFrame(unique, index=pd.RangeIndex(1, len(table) + 1, name="line"), dtype=str)
+
+
+def _text(value: object) -> str:
+    """A value of a typed table as its CSV would have it."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
 
 
 def _check_header(name: str, header: Sequence[str], needed: Sequence[str]) -> None:
@@ -83,9 +151,6 @@ def _check_header(name: str, header: Sequence[str], needed: Sequence[str]) -> No
         if header.count(column) == 1:
             continue
         problem = "is missing" if column not in header else "appears twice"
-        other = next((sign for sign in ";\t" if len(header) == 1 and sign in header[0]), None)
-        if other:
-            problem += f": fields are separated by {other!r} instead of commas"
         raise InputError(f"{name} line 1: column {column} {problem}; the header must have {', '.join(needed)}")
 
 
@@ -118,6 +183,17 @@ def _escape(value: Any) -> Any:
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
+class Finding(NamedTuple):
+    """One kind of thing that is wrong with, or doubtful in, a screen."""
+
+    wrong: bool  # else doubtful
+    what: str  # and what to do
+    places: tuple[str, ...] = ()  # where: file and line, well or plate
+
+    def __str__(self) -> str:
+        return f"{self.what}: {shortened(self.places)}" if self.places else self.what
+
+
 class TableFaults:
     """Collects the faults of a table, one for each field of a row, to report them together.
 
@@ -141,7 +217,23 @@ class TableFaults:
 
     def add_at(self, line: int, field: str, advice: str) -> None:
         """Records a fault of one row, unless its field has one already."""
-        self._found.setdefault((line, field), (f"field {field} is {self._table.at[line, field]!r}", advice))
+        value = f"field {field} is {self._table.at[line, field]!r}" if field in self._table.columns else field
+        self._found.setdefault((line, field), (value, advice))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def rows(self) -> pd.Series[bool]:
+        """Which rows have a fault."""
+        return pd.Series(self._table.index.isin([line for line, _ in self._found]), index=self._table.index)
+
+    def findings(self) -> list[Finding]:
+        """The faults by kind, in order of their first line."""
+        kinds: dict[tuple[str, str], list[str]] = {}
+        rows = self._table[self._id_column]
+        for (line, field), (value, advice) in sorted(self._found.items(), key=lambda item: item[0][0]):
+            kinds.setdefault((field, advice), []).append(f"{self.name} line {line} ({rows[line]}): {value}")
+        return [Finding(True, f"{field}: {advice}", tuple(places)) for (field, advice), places in kinds.items()]
 
     def require(self, fields: Sequence[str]) -> None:
         """Records the rows in which one of the fields is empty, or a text for a missing value."""

@@ -1,3 +1,6 @@
+import csv
+import io
+
 import pandas as pd
 import pytest
 from hypothesis import example, given
@@ -22,6 +25,39 @@ def test_accepts_a_byte_order_mark_crlf_blank_lines_quoted_line_breaks_and_any_o
     assert table.index.tolist() == [3, 4]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("first", ["", "sep"])
+def test_tables_of_any_countrys_spreadsheet_are_the_same_table(delimiter, encoding, first):
+    rows = [["id_code", "dose, µM", "sirna"], ["a", "0,5", "Müller; \t x"], ["b", "1", "s"]]
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    content = (f"sep={delimiter}\r\n" if first else "") + text.getvalue()
+    table = read_table(content.encode(encoding), "t.csv", COLUMNS)
+    assert [list(table.columns), *table.to_numpy().tolist()] == rows
+    assert table.index.tolist() == ([3, 4] if first else [2, 3])
+
+
+def test_parquet_has_the_texts_that_its_csv_would_have():
+    typed = pd.DataFrame(
+        {
+            "id_code": ["a", "b"],
+            "sirna": [7.0, None],
+            "n": [1, 2],
+            "dose": [0.5, 2.0],
+            "on": [True, None],
+            "t": [None, " x"],
+        }
+    )
+    content = io.BytesIO()
+    typed.to_parquet(content)
+    table = read_table(content.getvalue(), "t.parquet", COLUMNS)
+    assert table.to_numpy().tolist() == [["a", "7", "1", "0.5", "True", ""], ["b", "", "2", "2", "", "x"]]
+    assert table.index.tolist() == [1, 2]
+    with pytest.raises(InputError, match="column well is missing"):
+        read_table(content.getvalue(), "t.parquet", ["well"])
+
+
 def test_a_table_without_rows_has_its_columns():
     table = read_table(b"id_code,sirna\n", "t.csv", COLUMNS)
     assert len(table) == 0
@@ -40,8 +76,9 @@ def test_a_table_without_rows_has_its_columns():
         (b"", "t.csv line 1: column id_code is missing"),
         (b"id_code\n", "column sirna is missing"),
         (b"id_code,sirna,sirna\n", "column sirna appears twice"),
-        (b"id_code;sirna\na;b\n", "separated by ';'"),
-        (b"id_code,sirna\na,b\nc,\xff\n", "t.csv line 3: is not UTF-8"),
+        (b"id_code,sirna\na,\x00\n", "t.csv: is not text"),
+        (b"PAR1 and nothing else", "t.csv: is not a Parquet table"),
+        (b"sep=;\nid_code;sirna\na\n", r"line 3 \(a\): 1 fields"),
         (b'id_code,sirna\na,b\n"c,d\n', "is not a CSV table"),
         (b"id_code,sirna\na,b\nc\nd,e,f\n", r"2 faults: line 3 \(c\): 1 fields, .* has 2 \| line 4"),
     ],
