@@ -196,7 +196,7 @@ def _check_simulated(config: RunConfig) -> None:
     experiments = sum(simulate.labelled.values()) + sum(simulate.unlabelled.values())
     wells = experiments * size.plates * (size.treatments + size.controls)
     pixels = len(images.channels) * images.height * images.width
-    gigabytes = wells * screen.sites * pixels * images.bits / 8e9
+    gigabytes = wells * screen.usual_sites * pixels * images.bits / 8e9
     if gigabytes > MOST_SIMULATED_GB:
         raise InputError(
             f"--screen is missing: a simulated screen of this configuration has {gigabytes:.0f} GB of pixels (at most "

@@ -27,6 +27,8 @@ CONTROLS = (("B02", "UNTREATED", "negative_control"), ("C03", "sirna_5", "positi
 CONFIG = RunConfig(
     screen=ScreenConfig(cell_types=("HUVEC", "RPE"), image_size=SIZE, sites=2), folds=FoldsConfig(count=2)
 )
+IMAGED = CONFIG.screen.model_copy(update={"missing_images": "drop"})
+"""Reads the imaged experiments of a screen alone."""
 
 
 def site_pixels(experiment: str, plate: int | str, well: str, site: int) -> NDArray[np.uint8]:
@@ -51,10 +53,16 @@ class TinyScreen:
     """Writes the screen below `root`: 4 experiments x 2 plates x 5 wells x 2 sites x 6 channels, in the Kaggle layout.
 
     A test that reads tables only, or one experiment, names the `imaged` experiments. `more` are labelled experiments beside
-    the usual ones.
+    the usual ones. With `named`, images of the other experiments are empty files, for tests that open none.
     """
 
-    def __init__(self, root: Path, imaged: Sequence[str] = (*LABELLED, *UNLABELLED), more: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        imaged: Sequence[str] = (*LABELLED, *UNLABELLED),
+        more: Sequence[str] = (),
+        named: bool = False,
+    ) -> None:
         self.root = root
         root.mkdir(parents=True)
         table, layout, form = site_table((*LABELLED, *more)), LAYOUTS["kaggle"], ImageForm(CHANNELS, SIZE, SIZE, 8)
@@ -62,6 +70,11 @@ class TinyScreen:
         for row in table[table["experiment"].isin(list(imaged))][list(SitePlace._fields)].itertuples(index=False):
             place = SitePlace(*row)
             layout.write_site(root, place, form.channels, site_pixels(*place[:4]))
+        for row in table[~table["experiment"].isin(list(imaged))].itertuples() if named else ():
+            folder = root / ("test" if row.experiment in UNLABELLED else "train") / row.experiment / f"Plate{row.plate}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for channel in range(1, 7):
+                (folder / f"{row.well}_s{row.site}_w{channel}.png").touch()
 
     @staticmethod
     def pixels(experiment: str, plate: int | str, well: str, site: int) -> NDArray[np.uint8]:

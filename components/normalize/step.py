@@ -24,7 +24,6 @@ from components.core.registry.published_models import find_model, trained_plates
 from components.core.screen.batches import Packing
 from components.core.screen.folds import screen_folds
 from components.core.screen.histograms import PlateKey
-from components.core.screen.images import check_files
 from components.core.screen.layouts import read_screen
 from components.core.screen.manifests import build_manifest, controls_warnings, holdout_labels
 from components.core.screen.packing import PackResult, pack_plates
@@ -88,9 +87,8 @@ def run(
     check_design(labelled_treatments(trained), screen.vocabulary.treatments, config.prior)
     folds, well_folds = screen_folds(screen.training_plates, config.folds)
     check_scored(scored_by_tables(screen, folds, well_folds))
-    check_files(source, screen.plates, config.screen.sites)
 
-    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
+    packing = Packing(source, screen.channels, config.screen.image_size, config.pack, store)
     packed, warnings = _pack(packing, screen)
     outputs = {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
@@ -147,11 +145,9 @@ def run_new_plates(
         InputError: something is wrong with the plates, or the model cannot predict them; names the file, the well, the field.
     """
     key = record.key if record else ""
-    plates = plates_for(model, source, experiments, any_cell_type)
-    check_files(source, plates, config.screen.sites)
-
-    screen = Screen(plates, model.vocabulary)
-    packing = Packing(source, config.screen.sites, model.image_size, config.pack, store)
+    screen = plates_for(model, source, experiments, any_cell_type, config.screen)
+    plates = screen.plates
+    packing = Packing(source, screen.channels, model.image_size, config.pack, store)
     packed, warnings = _pack(packing, screen)
     seen = seen_before(model, plates)
     for message in seen:
@@ -194,6 +190,9 @@ def _pack(packing: Packing, screen: Screen) -> tuple[dict[PlateKey, PackResult],
         holdout: controls_warnings([plate for plate in screen.plates if plate.holdout == holdout])
         for holdout in (False, True)
     }
+    held_out = tuple(f"{plate.name}:" for plate in screen.plates if plate.holdout)
+    for message in screen.warnings:
+        warnings[message.startswith(held_out)].append(message)
     for plate, result in zip(screen.plates, pack_plates(packing, screen.plates), strict=True):
         packed[plate.experiment, plate.plate] = result
         warnings[plate.holdout] += result.warnings

@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 from components.core.config import RunConfig
 from components.core.config.cluster import StepResources
 from components.core.errors import InputError
-from components.core.screen.images import list_plate
-from components.core.screen.layouts import TABLES
+from components.core.screen.images import plate_files, table_facts
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
@@ -99,14 +98,13 @@ def check_addresses(screen: str | None, truth: str | None) -> None:
             )
 
 
-def fingerprint(source: ScreenSource, screen: Screen, sites: int) -> str:
+def fingerprint(source: ScreenSource, screen: Screen) -> str:
     """Digest of names, sizes and ETags of a screen's tables and images; it changes if any of them is rewritten.
 
-    Lists up to `sites` sites a well as normalize does, so a missing image is found before any pod starts: InputError. A plate
-    takes two to four requests.
+    A plate takes two to four requests. InputError if a file has vanished.
     """
     with ThreadPoolExecutor(LISTINGS, thread_name_prefix="list") as pool:
-        listed = pool.map(lambda plate: list_plate(source, plate, sites), screen.plates)
-        plates = [[files.folder, sorted(files.facts)] for files in listed]
-    tables = sorted(facts for facts in source.list_files() if facts.name in TABLES)
-    return digest_text(json.dumps([tables, plates]))
+        plates = [
+            [files.folder, files.facts] for files in pool.map(lambda plate: plate_files(source, plate), screen.plates)
+        ]
+    return digest_text(json.dumps([table_facts(source, screen), plates]))

@@ -22,7 +22,6 @@ from rich.console import Console
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import ContactError, InputError
 from components.core.registry.published_models import model_address
-from components.core.screen.wells import Screen
 from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
@@ -178,10 +177,10 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
             checked = check_prediction(wanted, chosen, store, source, labels)
         config, graph, parameters = checked.config, prediction_graph(checked.folds), checked.params.parameters()
         name, remarks = predicting_name(config.name), check_cluster(config, graph, request.wait)
-        tables = Screen(checked.plates, checked.model.vocabulary)
+        tables = checked.screen
         decides = {**checked.params.model_dump(mode="json"), "model": checked.model.fingerprint}  # at whatever address
         lineage = {**known_lineage(config, images, decides), "model": dict(checked.model_info)}
-    address, digest = request.screen.rstrip("/"), fingerprint(source, tables, config.screen.sites)
+    address, digest = request.screen.rstrip("/"), fingerprint(source, tables)
     key = cluster_run_key(name, lineage[RECIPE], address, digest)
     parameters = {**parameters, "source": address, "fingerprint": digest, "truth": request.truth or ""}
     return ClusterRun(config, key, store, images, graph, lineage, parameters), remarks

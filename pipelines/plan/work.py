@@ -58,7 +58,7 @@ class ScreenWells:
     @property
     def sites(self) -> int:
         """Number of sites."""
-        return self.count() * self.config.screen.sites
+        return self.count() * self.config.screen.usual_sites
 
     @property
     def pixel_bytes(self) -> int:
@@ -97,7 +97,7 @@ def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
         classes = treatment_count(simulate) + simulate.positive_controls + 1
         rows = _simulated_rows(config)
     else:
-        screen, source = read_screen(folder, config.screen), f"the tables in {folder}"
+        screen, source = read_screen(folder, config.screen, images=False), f"the tables in {folder}"
         folds, classes = check_folds(config, screen.training_experiments()), len(screen.vocabulary.classes)
         rows = []
         for plate in screen.plates:
@@ -138,7 +138,7 @@ def task_work(wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
         return {}
     config, counts = wells.config, wells.fold(task.fold, task.cell_type)
     passes = 1 if config.batch_norm.domain == "none" else 2  # AdaBN reads the wells once more
-    validated = counts.validation * config.screen.sites * passes
+    validated = counts.validation * config.screen.usual_sites * passes
     if task.step == "pretrain":
         epochs = config.pretrain.epochs
         validations = math.ceil(epochs / config.pretrain.validate_every)
@@ -162,7 +162,7 @@ def task_work(wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
         predicted = wells.predicted(task.fold, cell_type)
         others = wells.count(cell_type) - predicted if views else 0
         adapted = (passes - 1) * (predicted + others)
-        forward += (predicted * max(config.predict.views, views) + others * views + adapted) * config.screen.sites
+        forward += (predicted * max(config.predict.views, views) + others * views + adapted) * config.screen.usual_sites
     return {backbone.name: NetworkWork(training, forward) for backbone in config.backbones}
 
 

@@ -15,8 +15,9 @@ from pydantic import Field
 
 from components.core.config import FrozenModel, RunConfig, differences, result_config
 from components.core.errors import InputError, MissingObjectError, shortened
-from components.core.screen.layouts import FOLDERS, TABLES
-from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
+from components.core.screen.images import plate_files, table_facts
+from components.core.screen.layouts import read_screen
+from components.core.screen.screen_source import FileFacts, ScreenSource
 from components.core.screen.wells import natural_key
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.object_store import ObjectStore, parse_uri
@@ -32,7 +33,7 @@ class Fingerprint(FrozenModel):
     """Everything that determines a model, in parts, so that messages can name a difference."""
 
     tables: dict[str, str] = Field(description="digest by table of the screen")
-    experiments: dict[str, str] = Field(description="digest of an experiment's images by its folder, train/HUVEC-01")
+    experiments: dict[str, str] = Field(description="digest of an experiment's images by its name")
     files: dict[str, str] = Field(
         description="digest of the files and of the run that the configuration names, by field"
     )
@@ -51,25 +52,17 @@ def fingerprint_of(
 ) -> Fingerprint:
     """The present fingerprint; `images` are container images by target, or the libraries' versions.
 
-    InputError if there is no screen, or a file, object or run that the configuration names is missing.
+    InputError if the screen cannot be read, or a file, object or run that the configuration names is missing.
     """
-    source.check()
-    try:
-        tables = {facts.name: _digest([facts]) for facts in source.list_files() if facts.name in TABLES}
-    except UnreadableError as error:
-        raise InputError(f"{source.address()}: cannot be listed ({error.reason})") from None
+    screen = read_screen(source, config.screen)
     grouped: dict[str, list[FileFacts]] = {}
-    for facts in source.list_trees(FOLDERS):
-        if facts.name.endswith(".png"):
-            grouped.setdefault("/".join(facts.name.split("/")[:2]), []).append(facts)
-    if not tables or not grouped:
-        raise InputError(
-            f"{source.address()}: holds no {'images' if tables else 'tables'} of a screen; give the folder that holds train.csv or "
-            "metadata.csv, and the images' folders beside it"
-        )
+    for plate in screen.plates:
+        files = plate_files(source, plate)
+        folder = f"{files.folder}/" if files.folder else ""
+        grouped.setdefault(plate.experiment, []).extend(f._replace(name=folder + f.name) for f in files.facts)
     return Fingerprint(
-        tables=tables,
-        experiments={folder: _digest(files) for folder, files in grouped.items()},
+        tables={facts.name: _digest([facts]) for facts in table_facts(source, screen)},
+        experiments={experiment: _digest(files) for experiment, files in grouped.items()},
         files=_files(config, store),
         sources=sources_digest(),
         images=dict(images),

@@ -19,7 +19,7 @@ from components.core.registry.new_plates import check_first_image, plates_for
 from components.core.registry.published_models import THE_CHAMPION, find_model, model_address
 from components.core.screen.layouts import read_new_plates
 from components.core.screen.screen_source import ScreenSource
-from components.core.screen.wells import Plate
+from components.core.screen.wells import Screen
 from components.core.storage.object_store import ObjectStore, parse_uri
 from components.core.storage.opening import is_folder
 from pipelines.checks import check_truth
@@ -30,7 +30,16 @@ FROM_THE_MODEL = (
 """Fields that define the networks and their inputs, and how their logits become predictions."""
 FROM_THE_USER = ("pack", "store", "loader", "compute", "local", "cluster", "embeddings")
 """Sections about the machine and store of a prediction: the user's, or the defaults, never the model's."""
-CHANGEABLE = ("name", "screen.sites", "predict.views", "predict.batch_size", "prior", *FROM_THE_USER)
+FORM = ("layout", "table_columns", "plate_map", "pattern", "channels", "sites", "z", "time_point", "missing_images")
+"""Fields of `screen` that say how new plates are read."""
+CHANGEABLE = (
+    "name",
+    *(f"screen.{field}" for field in FORM),
+    "predict.views",
+    "predict.batch_size",
+    "prior",
+    *FROM_THE_USER,
+)
 """Fields that --set may change."""
 
 
@@ -109,7 +118,7 @@ class CheckedPrediction:
         config: the configuration of its steps.
         params: the pipeline's parameters.
         model: the model's manifest.
-        plates: the plates to predict, by the tables.
+        screen: the plates to predict, by the tables.
         folds: the model's folds that predict, by cell type.
         model_info: what the report shows of the model.
     """
@@ -117,7 +126,7 @@ class CheckedPrediction:
     config: RunConfig
     params: PredictParams
     model: ModelManifest
-    plates: tuple[Plate, ...]
+    screen: Screen
     folds: Mapping[str, Sequence[int]]
     model_info: Mapping[str, Any]
 
@@ -134,12 +143,14 @@ def check_prediction(
             truth of other plates.
     """
     registry, model = find_model(store, request.model)
-    plates = plates_for(model, source, request.experiments, request.any_cell_type)
+    form = model.run_config().changed(request.changes, f"model {model.short}").screen
+    screen = plates_for(model, source, request.experiments, request.any_cell_type, form)
+    plates = screen.plates
     cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
     config = _steps_config(model, request, chosen, cell_types)
-    check_first_image(model, source, plates, config.screen.sites)
+    check_first_image(model, source, screen)
     if truth is not None:
-        others = read_new_plates(source) if request.experiments else ()
+        others = read_new_plates(source, (), form, images=False).plates if request.experiments else ()
         others = tuple(plate for plate in others if plate.experiment not in request.experiments)
         check_truth(truth, plates, model.vocabulary.treatments, config.screen.label_column, "these plates", others)
     _check_networks(registry, model, cell_types)
@@ -154,7 +165,7 @@ def check_prediction(
             any_cell_type=request.any_cell_type,
         ),
         model=model,
-        plates=plates,
+        screen=screen,
         folds={cell_type: tuple(model.folds_of(cell_type)) for cell_type in cell_types},
         model_info={
             "name": model.name,

@@ -126,7 +126,7 @@ def test_bad_input_ends_a_run_with_one_line(cluster: Cluster, tiny: TinyScreen, 
     upload(spoiled, address)
     output = cluster.run(cluster.submission("submit", "--screen", address, "--wait"), expected=2)
     (line,) = (each for each in output.splitlines() if each.startswith("error: "))
-    assert f"{address}/{image.as_posix()}: channel w5 (mitochondria) of well B04, site 1" in line
+    assert f"{address}/{image.as_posix()}: channel 5 (mitochondria) of well B04, site 1" in line
 
 
 @pytest.mark.parametrize("fault", ["deleted pod", "killed process"])

@@ -211,7 +211,7 @@ def test_the_truth_of_unlabelled_wells_is_not_even_read(tmp_path):
     def with_perturbations(tiny: TinyScreen, order: int) -> None:
         table = pd.read_csv(tiny.root / "test.csv")
         perturbations = ["sirna_7", "sirna_30", "sirna_2", "sirna_100", "sirna_11", "sirna_9"][::order]
-        table.assign(perturbation=perturbations).to_csv(tiny.root / "test.csv", index=False)
+        table.assign(sirna=perturbations).to_csv(tiny.root / "test.csv", index=False)
 
     one, two = (packed(tmp_path / str(order), LAST, partial(with_perturbations, order=order)) for order in (1, -1))
     assert one.training.digest() == two.training.digest()

@@ -40,7 +40,7 @@ def config_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def tables(tmp_path: Path) -> TinyScreen:
     """A screen without images, for what must be found before any image is looked for."""
-    return only_huvec(TinyScreen(tmp_path / "screen", imaged=()))
+    return only_huvec(TinyScreen(tmp_path / "screen", imaged=(), named=True))
 
 
 @pytest.fixture

@@ -31,14 +31,15 @@ def test_a_good_screen_and_its_whole_or_partial_truth_pass(config: RunConfig, ta
 def test_a_screen_in_a_bucket_is_checked_like_one_in_a_folder(
     config: RunConfig, tables: TinyScreen, store: ObjectStore, tmp_path: Path
 ):
-    store.put_many((f"screen/{path.name}", path.read_bytes()) for path in tables.root.glob("*.csv"))
+    files = [path for path in tables.root.rglob("*") if path.is_file()]
+    store.put_many((f"screen/{path.relative_to(tables.root).as_posix()}", path.read_bytes()) for path in files)
     address = store.uri("screen")
     check_input(config, address, write_truth(tmp_path / "truth.csv", truth_of(tables)))
     check_input(config, f"{address}/", None)
     check_input(config, tables.root.as_uri(), None)
-    tables.edit("train.csv", "HUVEC-01_1_B03,HUVEC-01,1", "HUVEC-01_1_B03,HUVEC-01,one")
+    tables.edit("train.csv", "HUVEC-01_1_B03,HUVEC-01,1", "HUVEC-01_1_B03,HUVEC-01,../one")
     store.put("screen/train.csv", (tables.root / "train.csv").read_bytes())
-    with pytest.raises(InputError, match=rf"^{address}/train\.csv line 2 \(HUVEC-01_1_B03\): field plate is 'one'"):
+    with pytest.raises(InputError, match=rf"^{address}/train\.csv: .* field plate is '../one'; it names a folder"):
         check_input(config, address, None)
     with pytest.raises(InputError, match=r"screens: holds no file; give the address of the folder"):
         check_input(config, f"{address}s", None)
@@ -117,7 +118,7 @@ def started_from(folder: Path, weights: str) -> RunConfig:
     ],
 )
 def test_a_screen_that_the_configuration_does_not_fit(config_file: Path, tmp_path: Path, change: str, message: str):
-    screen = TinyScreen(tmp_path / "screen", imaged=())
+    screen = TinyScreen(tmp_path / "screen", imaged=(), named=True)
     if "RPE" not in change:
         only_huvec(screen)
     with pytest.raises(InputError, match=message):

@@ -120,7 +120,7 @@ def test_a_bad_image(cellsignal: Cellsignal, config_file: Path, tiny_screen: Tin
     image = tiny_screen.image("HUVEC-02", 1, "B04", 1, 5)
     image.write_bytes(image.read_bytes()[:100])
     line = refuse_input(cellsignal, config_file, tiny_screen.root, **s3_server.environment())
-    assert f"{image}: channel w5 (mitochondria) of well B04, site 1: " in line
+    assert f"{image}: channel 5 (mitochondria) of well B04, site 1: " in line
     assert "truncated" in line
     assert not (cellsignal.folder / "out").exists(), "bad input leaves nothing behind"
 

@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a configuration and the tables of a screen."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
-    only_huvec(TinyScreen(tmp_path / "screen", imaged=()))
+    only_huvec(TinyScreen(tmp_path / "screen", imaged=(), named=True))
     return tmp_path
 
 

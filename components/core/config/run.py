@@ -60,12 +60,39 @@ RESULT_COLUMNS = frozenset(
 
 
 class ScreenConfig(FrozenModel):
-    """Cell types, images and controls of the screen."""
+    """Form, cell types, images and controls of the screen."""
 
+    layout: Literal["auto", "kaggle", "rxrx", "loaddata", "samplesheet", "files", "omezarr"] = Field(
+        "auto", description="form of the screen's tables and images; auto finds it from the folder's contents"
+    )
+    table_columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="columns of the screen's table or plate map where their names are not known ones, for example "
+        "{perturbation: Metadata_gene, experiment: Metadata_Source}",
+    )
+    plate_map: str | None = Field(
+        None,
+        min_length=1,
+        description="table of the wells' perturbations, or JUMP's barcode_platemap: a path relative to the screen's folder, or an "
+        "absolute one; null looks for it there. Layouts loaddata, files and omezarr",
+    )
+    pattern: str | None = Field(
+        None,
+        min_length=1,
+        description="layout files: imagexpress, phenix, yokogawa, cellworx, cytation or cellomics, or a regular expression for an "
+        "image's path with the named groups well (or row and column), and any of experiment, plate, site, channel, z and t; null "
+        "finds the one that fits",
+    )
     cell_types: tuple[str, ...] = Field(
         ("HUVEC", "RPE", "HEPG2", "U2OS"),
         min_length=1,
-        description="cell types; an experiment's name starts with its cell type",
+        description="cell types; a table says an experiment's in its column cell_type, or its name starts with it, or there is one",
+    )
+    channels: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="names of the channels in order; those that are found elsewhere in another order, or in part, are chosen by "
+        "name. null: RxRx1's six stains in the layouts kaggle and rxrx, else as found",
     )
     perturbation_name: Annotated[str, Field(min_length=1, max_length=40)] = Field(
         "siRNA",
@@ -73,7 +100,27 @@ class ScreenConfig(FrozenModel):
         "lower case the column of labels in tables",
     )
     image_size: Count = Field(512, description="side of the square images, in pixels")
-    sites: Count = Field(2, description="imaged sites per well; a well may lack some, but not all")
+    sites: Count | None = Field(
+        None, description="largest number of sites of a well that are read, the first of them; null reads all"
+    )
+    z: Literal["error", "max"] | Annotated[int, Field(ge=0)] = Field(
+        "error",
+        description="what is read of a z-stack: max, its maximum projection, or the plane of this number; error refuses a stack",
+    )
+    time_point: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="the time point that is read of a series; null refuses a series of several"
+    )
+    missing_images: Literal["error", "drop"] = Field(
+        "error",
+        description="what happens to wells without images, or with a site that lacks a channel: drop leaves them out",
+    )
+    negative_controls: tuple[str, ...] = Field(
+        (),
+        description="perturbations that are negative controls where no table says roles; none: DMSO, untreated and the like",
+    )
+    positive_controls: tuple[str, ...] = Field(
+        (), description="perturbations that are positive controls where no table says roles"
+    )
     holdout_experiments: tuple[str, ...] = Field(
         (),
         description="labelled experiments that only prediction reads; training does not see them, not even as unlabelled images",
@@ -84,8 +131,9 @@ class ScreenConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        if len(set(self.cell_types)) != len(self.cell_types):
-            raise ValueError(f"cell_types must be different, got {list(self.cell_types)}")
+        for field, names in (("cell_types", self.cell_types), ("channels", self.channels or ())):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field} must be different, got {list(names)}")
         if not self.perturbation_name.isprintable() or self.label_column in RESULT_COLUMNS:
             raise ValueError(
                 f"perturbation_name {self.perturbation_name!r} names the labels' column in tables of results; give a printable "
@@ -104,6 +152,16 @@ class ScreenConfig(FrozenModel):
         taken = {*RESULT_COLUMNS, self.label_column, f"raw_{self.label_column}"}
         of_channels = ("focus_", "saturated_")
         return tuple(f"screen_{name}" if name in taken or name.startswith(of_channels) else name for name in names)
+
+    @property
+    def usual_sites(self) -> int:
+        """Sites of a well where they cannot be counted: as configured, else RxRx1's two."""
+        return self.sites or 2
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The configured channels, or RxRx1's; a screen's own are those of core.screen.wells.Screen."""
+        return self.channels or CHANNELS
 
 
 class FoldsConfig(FrozenModel):

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from components.core.config import PriorConfig
+from components.core.config import PriorConfig, ScreenConfig
 from components.core.errors import InputError, shortened
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
 from components.core.registry.model_manifest import ModelManifest
-from components.core.screen.images import list_plate, read_image, read_sites
+from components.core.screen.images import SiteFiles, file_checksums, read_sites
 from components.core.screen.layouts import read_new_plates
 from components.core.screen.screen_source import ScreenSource
-from components.core.screen.wells import Plate
+from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateDesign, PlateRecord, ReferenceModel
 
 
 def plates_for(
-    model: ModelManifest, source: ScreenSource, experiments: Sequence[str], any_cell_type: bool
-) -> tuple[Plate, ...]:
-    """The plates of some experiments (empty: of all) from the tables; no label is read.
+    model: ModelManifest,
+    source: ScreenSource,
+    experiments: Sequence[str],
+    any_cell_type: bool,
+    form: ScreenConfig | None = None,
+) -> Screen:
+    """The plates of some experiments (empty: of all) from tables in a `form`, with the model's vocabulary; no label is read.
 
     With `any_cell_type`, networks that learned all of the model's cell types may classify other ones.
     InputError as read_new_plates, and for a cell type without networks.
     """
-    plates = read_new_plates(source, experiments)
-    unknown = sorted({plate.cell_type for plate in plates} - model.folds.keys())
+    screen = replace(read_new_plates(source, experiments, form), vocabulary=model.vocabulary)
+    unknown = sorted({plate.cell_type for plate in screen.plates} - model.folds.keys())
     if not unknown:
-        return plates
+        return screen
     lead = f"{source.address()}: cell type {unknown[0]}, but model {model.short} knows only {', '.join(model.folds)}"
     if not model.folds_of(unknown[0]):
         each = ", with networks for each of them but none for all" if any_cell_type else ""
@@ -38,19 +43,20 @@ def plates_for(
             f"{lead}; leave its experiments out, train a model with them, or use its networks, which learned all of those, "
             "anyway (--any-cell-type)"
         )
-    return plates
+    return screen
 
 
-def check_first_image(model: ModelManifest, source: ScreenSource, plates: Sequence[Plate], sites: int) -> None:
+def check_first_image(model: ModelManifest, source: ScreenSource, screen: Screen) -> None:
     """Refuses images of another size before all of them are listed; packing checks each image.
 
-    `sites` is the largest number of sites per well; there is at least one plate. InputError if the first image cannot be read, or
-    has another size than those that the model was trained with.
+    There is at least one plate. InputError if the first image cannot be read, or has another size than those that the model was
+    trained with.
     """
-    files = list_plate(source, plates[0], sites)
-    (contents,) = read_sites(source, files.folder, files.sites[:1])
+    well = screen.plates[0].wells[0]
+    files = SiteFiles(well.well, well.sites[0].site, 0, well.sites[0].channels[:1])
     try:
-        read_image(source, files.folder, files.sites[0], 0, contents[0], model.image_size)
+        (contents,) = read_sites(source, [files])
+        file_checksums(source, files, contents, model.image_size, screen.channels)
     except InputError as error:
         size = f"{model.image_size}x{model.image_size}"
         raise InputError(f"{error}; model {model.short} was trained with 8-bit grey images of {size} pixels") from None

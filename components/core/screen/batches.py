@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.config import CHANNELS, PackConfig
+from components.core.config import PackConfig
 from components.core.screen import ome_zarr
 from components.core.screen.histograms import BINS, count_greys
-from components.core.screen.images import PlateFiles, SiteFiles, read_image, read_sites
+from components.core.screen.images import PlateFiles, SiteFiles, decode_channel, file_checksums, read_sites
 from components.core.screen.screen_source import ScreenSource
 from components.core.storage.manifest import SiteRecord
 
@@ -36,7 +36,7 @@ class Packing:
     """How a screen is packed."""
 
     source: ScreenSource
-    sites: int  # largest number of sites of a well
+    channels: tuple[str, ...]  # names
     image_size: int  # side of the images, pixels
     pack: PackConfig
     store: ObjectStore  # receives the plates
@@ -46,7 +46,6 @@ class Packing:
 class Batch:
     """Some sites of a plate."""
 
-    folder: str  # the plate's, relative to the screen
     sites: tuple[SiteFiles, ...]
     prefix: str  # the plate's key prefix; empty if the files are only to be checked
 
@@ -55,14 +54,14 @@ def batches(files: PlateFiles, prefix: str) -> Iterator[Batch]:
     """A plate's sites in order, a few a batch."""
     sites = iter(files.sites)
     while some := tuple(islice(sites, BATCH)):
-        yield Batch(files.folder, some, prefix)
+        yield Batch(some, prefix)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedSite:
     """A packed or checked site."""
 
-    images: tuple[str, ...]  # checksum of each image file, in channel order
+    images: tuple[str, ...]  # checksum of each image file, in order of SiteFiles.paths
     record: SiteRecord | None = None  # of the chunk; None if the site was only checked
     black: tuple[int, ...] = ()  # channels that are all black, from 0
 
@@ -93,20 +92,18 @@ class BatchPacker:
         Raises:
             InputError: an image cannot be read, is damaged or of another kind or size; sites before it are written.
         """
-        source, size = self._packing.source, self._packing.image_size
-        contents = read_sites(source, batch.folder, batch.sites)
-        total_C256 = np.zeros((len(CHANNELS), BINS), np.int64)
+        contents = read_sites(self._packing.source, batch.sites)
+        total_C256 = np.zeros((len(self._packing.channels), BINS), np.int64)
         packed: list[PackedSite] = []
         if not batch.prefix:
             for site, files in zip(batch.sites, contents, strict=True):
-                checksums = (read_image(source, batch.folder, site, *each, size) for each in enumerate(files))
-                packed.append(PackedSite(tuple(checksums)))
+                packed.append(PackedSite(self._checksums(site, files)))
             return PackedBatch(tuple(packed), total_C256)
 
         def chunks() -> Iterator[tuple[str, bytes]]:
             for site, files in zip(batch.sites, contents, strict=True):
                 with self._computing:
-                    key, chunk, result, counts_C256 = self._encode(batch.folder, site, files)
+                    key, chunk, result, counts_C256 = self._encode(site, files)
                 np.add(total_C256, counts_C256, out=total_C256)
                 packed.append(result)
                 yield f"{batch.prefix}/{key}", chunk
@@ -114,21 +111,25 @@ class BatchPacker:
         self._packing.store.put_many(chunks())
         return PackedBatch(tuple(packed), total_C256)
 
+    def _checksums(self, site: SiteFiles, contents: Mapping[str, bytes]) -> tuple[str, ...]:
+        packing = self._packing
+        return tuple(file_checksums(packing.source, site, contents, packing.image_size, packing.channels))
+
     def _encode(
-        self, folder: str, site: SiteFiles, contents: Sequence[bytes]
+        self, site: SiteFiles, contents: Mapping[str, bytes]
     ) -> tuple[str, bytes, PackedSite, NDArray[np.int64]]:
         """A site's key relative to the plate, its chunk, description and pixel counts, int64 (C, 256)."""
-        size = self._packing.image_size
-        pixels_CSS = _pixels(len(contents), size)
-        counts_C256 = np.empty((len(contents), BINS), np.int64)
-        images = []
-        for channel, content in enumerate(contents):
-            images.append(read_image(self._packing.source, folder, site, channel, content, size, pixels_CSS[channel]))
+        packing, size = self._packing, self._packing.image_size
+        pixels_CSS = _pixels(len(packing.channels), size)
+        counts_C256 = np.empty((len(packing.channels), BINS), np.int64)
+        images = self._checksums(site, contents)
+        for channel in range(len(packing.channels)):
+            decode_channel(packing.source, site, channel, contents, pixels_CSS[channel], packing.channels)
             count_greys(pixels_CSS[channel], counts_C256[channel])  # now, while it is in the cache
         chunk, key = ome_zarr.encode_chunk(pixels_CSS, self._packing.pack), ome_zarr.chunk_key(site.well, site.field)
         record = SiteRecord(site=site.site, key=key, size=len(chunk), sha256=hashlib.sha256(chunk).hexdigest())
         black = tuple(np.flatnonzero(counts_C256[:, 0] == size * size).tolist())
-        return key, chunk, PackedSite(tuple(images), record, black), counts_C256
+        return key, chunk, PackedSite(images, record, black), counts_C256
 
 
 _scratch = threading.local()

@@ -1,25 +1,24 @@
-"""The image files of a plate: which there are, their bytes, and a site's channels. Reads through ScreenSource."""
+"""The image files of a plate's sites: whether they are there, their bytes, and pixels. Reads through ScreenSource."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from posixpath import basename, commonpath, dirname, relpath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.config import CHANNELS
-from components.core.errors import InputError, one_line, shortened
+from components.core.errors import InputError, one_line
 from components.core.screen.plane_header import BadImageError
 from components.core.screen.planes import checksums, decode_plane, plane_header
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
-from components.core.screen.wells import Plate
+from components.core.screen.wells import Plane, Plate, Screen
+from components.core.screen.zarr_images import is_zarr
 
-_IMAGE = re.compile(r"(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w(?P<channel>\d+)\.png")
 _LISTINGS = 8
-"""Folders listed in parallel: in a bucket each takes several requests."""
+"""Folders of a plate listed in parallel: in a bucket each takes several requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,152 +28,152 @@ class SiteFiles:
     well: str
     site: int  # site number, from 1
     field: int  # index among the well's sites, from 0
-    names: tuple[str, ...]  # in channel order, relative to the plate's folder
+    channels: tuple[tuple[Plane, ...], ...]  # of each channel its planes
+
+    @property
+    def paths(self) -> list[str]:
+        """The files, once each, in order of the channels."""
+        return list(dict.fromkeys(plane.path for planes in self.channels for plane in planes))
 
 
 @dataclass(frozen=True, slots=True)
 class PlateFiles:
-    """The files of a plate's wells."""
+    """The files of a plate's sites."""
 
-    folder: str  # the plate's, relative to the screen
     sites: tuple[SiteFiles, ...]  # row-major by well, then by site
-    facts: tuple[FileFacts, ...]  # of their files, by name
-    warnings: tuple[str, ...]  # missing sites and superfluous images
+    facts: tuple[FileFacts, ...]  # of their files, by path relative to `folder`
+    folder: str  # the lowest that holds all of them
+
+    def name(self, path: str) -> str:
+        """A file's path relative to `folder`: it stays when a plate is moved."""
+        return relpath(path, self.folder) if self.folder else path
 
 
-def image_name(well: str, site: int, channel: int) -> str:
-    """File name of one channel of one site, in either layout; sites and channels count from 1."""
-    return f"{well}_s{site}_w{channel}.png"
-
-
-def list_plate(source: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
-    """Finds the image files of a plate's wells by name, of at most `sites` sites a well; opens none.
+def plate_files(source: ScreenSource, plate: Plate) -> PlateFiles:
+    """The files of a plate's sites, from a listing of their folders; opens none.
 
     Raises:
-        InputError: no folder, wells without any site, sites without one of their channels, or files of sites or channels
-            beyond the expected ones; all such wells, sites or files are counted.
+        InputError: a folder cannot be listed or lacks files; counts all of them.
     """
-    folder = source.address(plate.folder)
-    try:
-        facts = {file.name: file for file in source.list_files(plate.folder)}
-    except UnreadableError as error:
-        raise InputError(
-            f"{folder}: cannot list the images of {plate.name} ({error.reason}); put them there or remove the plate from "
-            "the tables"
-        ) from None
-    found: list[SiteFiles] = []
-    missing: dict[int, list[str]] = {}
-    faults: list[str] = []
-    for well in plate.wells:
-        found_before, faults_before = len(found), len(faults)
-        for site in range(1, sites + 1):
-            expected = tuple(image_name(well.well, site, channel) for channel in range(1, len(CHANNELS) + 1))
-            absent = [name for name in expected if name not in facts]
-            if not absent:
-                found.append(SiteFiles(well.well, site, len(found) - found_before, expected))
-            elif len(absent) == len(expected):
-                missing.setdefault(site, []).append(well.well)
-            else:
-                channel = expected.index(absent[0])
-                faults.append(
-                    f"{absent[0]} is missing: site {site} of well {well.well} lacks channel w{channel + 1} "
-                    f"({CHANNELS[channel]}); add the file or remove the site's other files"
-                )
-        if (len(found), len(faults)) == (found_before, faults_before):
-            faults.append(
-                f"well {well.well} has no images ({image_name(well.well, 1, 1)} ...): add them or remove {well.id_code} "
-                "from the tables"
-            )
-    listed = {name for site in found for name in site.names}
-    unlisted = _images_of(facts.keys() - listed)
-    wells = {well.well for well in plate.wells}
-    if not faults:  # else the rest of an incomplete site would be reported too
-        faults = [
-            f"{name} is unexpected: well {well} has sites 1-{sites} (screen.sites) and channels 1-{len(CHANNELS)}; correct "
-            "screen.sites or remove the file"
-            for name, well in unlisted.items()
-            if well in wells
-        ]
-    if faults:
-        raise InputError(f"{folder}: {one_line(faults)}")
-    strangers = sorted(set(unlisted.values()) - wells)
-    warnings = [
-        f"{plate.name}: site {site} is missing in {_wells(lacking)}" for site, lacking in sorted(missing.items())
+    sites = [
+        SiteFiles(well.well, site.site, field, site.channels)
+        for well in plate.wells
+        for field, site in enumerate(well.sites)
     ]
-    if strangers:
-        warnings.append(f"{plate.name}: images of wells that no table lists are left out, {_wells(strangers)}")
-    of_sites = tuple(facts[name] for name in sorted(listed))
-    return PlateFiles(plate.folder, tuple(found), of_sites, tuple(warnings))
-
-
-def check_files(source: ScreenSource, plates: Sequence[Plate], sites: int) -> None:
-    """Checks by name that the images of all plates are there; see `list_plate`, which reports the first plate's faults."""
+    first = {path: site for site in reversed(sites) for path in site.paths}
+    images = sorted(path for path in first if is_zarr(path))
+    folders = sorted({dirname(path) for path in first if not is_zarr(path)})
+    found: dict[str, FileFacts] = {}
     with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:
-        checks = [pool.submit(list_plate, source, plate, sites) for plate in plates]
-        try:
-            while checks:
-                checks.pop(0).result()  # not kept: a large screen has millions of files
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for folder, listed in zip(folders, pool.map(lambda each: _list(source, each), folders), strict=True):
+            prefix = f"{folder}/" if folder else ""
+            found |= {prefix + facts.name: facts for facts in listed if prefix + facts.name in first}
+    missing = [path for path in first if path not in found and not is_zarr(path)]
+    trees = source.list_trees(images) if images else []
+    present = {path for path in images if any(facts.name.startswith(f"{path}/") for facts in trees)}
+    missing += [path for path in images if path not in present]
+    if missing:
+        faults = [
+            f"{source.address(path)} (well {first[path].well}, site {first[path].site})" for path in sorted(missing)
+        ]
+        advice = "add them, or take their wells out of the tables"
+        raise InputError(
+            f"{plate.name}: missing image file{'s' if len(faults) > 1 else ''}: {one_line(faults)}; {advice}"
+        )
+    found |= {facts.name: facts for facts in trees}
+    folder = commonpath([dirname(path) for path in found]) if found else ""
+    named = [facts._replace(name=relpath(path, folder) if folder else path) for path, facts in sorted(found.items())]
+    return PlateFiles(tuple(sites), tuple(named), folder)
 
 
-def _images_of(names: Iterable[str]) -> dict[str, str]:
-    """The names that are names of images, in order, each with its well."""
-    matches = {name: _IMAGE.fullmatch(name) for name in sorted(names)}
-    return {name: match["well"] for name, match in matches.items() if match}
+def table_facts(source: ScreenSource, screen: Screen) -> list[FileFacts]:
+    """The facts of a screen's tables, by path."""
+    folders = sorted({dirname(path) for path in screen.tables})
+    listed = {folder: {facts.name: facts for facts in _list(source, folder)} for folder in folders}
+    found = {path: listed[dirname(path)].get(basename(path)) for path in sorted(screen.tables)}
+    return [facts._replace(name=path) for path, facts in found.items() if facts]
 
 
-def _wells(names: Sequence[str]) -> str:
-    return f"well{'s' if len(names) > 1 else ''} {shortened(names)}"
+def _list(source: ScreenSource, folder: str) -> Sequence[FileFacts]:
+    """The files of a folder; none without it."""
+    try:
+        return source.list_files(folder)
+    except UnreadableError:
+        return []
 
 
-def read_sites(source: ScreenSource, folder: str, sites: Sequence[SiteFiles]) -> list[list[bytes]]:
-    """The bytes of some sites' files in channel order, read together from a plate's folder.
+def read_sites(source: ScreenSource, sites: Sequence[SiteFiles]) -> list[dict[str, bytes]]:
+    """The bytes of some sites' files by path, read together.
 
     Raises:
-        InputError: a file cannot be read; names file, channel and well.
+        InputError: a file cannot be read; names file and well.
     """
-    paths = [f"{folder}/{name}" for site in sites for name in site.names]
+    paths = [path for site in sites for path in site.paths]
     try:
         contents = iter(source.read_many(paths))
     except UnreadableError as error:
-        which, channel = divmod(paths.index(error.path), len(CHANNELS))
-        raise _bad_image(source, folder, sites[which], channel, error.reason) from None
-    return [[next(contents) for _ in site.names] for site in sites]
+        site = next((site for site in sites if error.path in site.paths), sites[0])
+        raise InputError(
+            f"{source.address(error.path)}: of well {site.well}, site {site.site}: {error.reason}"
+        ) from None
+    return [{path: next(contents) for path in site.paths} for site in sites]
 
 
-def read_image(
-    source: ScreenSource,
-    folder: str,
-    site: SiteFiles,
-    channel: int,
-    content: bytes,
-    size: int,
-    out_HW: NDArray[np.uint8] | None = None,
-) -> str:
-    """Checks the content of an image file, and decodes it if there is an array for the pixels.
-
-    Channels count from 0; `size` is the expected side, pixels.
-
-    Returns:
-        Checksums in hexadecimal; files of the same size and checksums are the same.
-
-    Raises:
-        InputError: the file is truncated, damaged or of another kind or size; names file, channel and well.
-    """
-    try:
-        found = checksums(content)
-        if out_HW is None:
-            plane_header(content).check((size, size), "uint8", 0)
-        else:
-            decode_plane(content, 0, out_HW)
-    except BadImageError as error:
-        raise _bad_image(source, folder, site, channel, error) from None
+def file_checksums(
+    source: ScreenSource, site: SiteFiles, contents: Mapping[str, bytes], size: int, channels: Sequence[str]
+) -> list[str]:
+    """Checksums of a site's files, in order of `paths`, and a check of their headers; see `decode_channel`."""
+    by_path: dict[str, tuple[int, Plane]] = {}
+    for channel, planes in enumerate(site.channels):
+        for plane in planes:
+            by_path.setdefault(plane.path, (channel, plane))
+    found = []
+    for path, (channel, plane) in by_path.items():
+        try:
+            found.append(checksums(contents[path]))
+            plane_header(contents[path]).check((size, size), "uint8", plane.index)
+        except BadImageError as error:
+            raise _bad_image(source, site, channel, path, channels, error) from None
     return found
 
 
-def _bad_image(source: ScreenSource, folder: str, site: SiteFiles, channel: int, reason: object) -> InputError:
+def decode_channel(
+    source: ScreenSource,
+    site: SiteFiles,
+    channel: int,
+    contents: Mapping[str, bytes],
+    out_HW: NDArray[np.uint8],
+    channels: Sequence[str],
+) -> None:
+    """Decodes a channel of a site: its only plane, or the maximum of its planes.
+
+    Args:
+        source: the screen, for messages.
+        site: the site.
+        channel: its number, from 0.
+        contents: the bytes of the site's files by path.
+        out_HW: receives the pixels.
+        channels: names of the channels.
+
+    Raises:
+        InputError: a file is truncated, damaged or of another kind or size; names file, channel and well.
+    """
+    first, *others = site.channels[channel]
+    for plane in (first, *others):
+        try:
+            if plane is first:
+                decode_plane(contents[plane.path], plane.index, out_HW)
+            else:
+                one_HW = np.empty_like(out_HW)
+                decode_plane(contents[plane.path], plane.index, one_HW)
+                np.maximum(out_HW, one_HW, out=out_HW)
+        except BadImageError as error:
+            raise _bad_image(source, site, channel, plane.path, channels, error) from None
+
+
+def _bad_image(
+    source: ScreenSource, site: SiteFiles, channel: int, path: str, channels: Sequence[str], reason: object
+) -> InputError:
     return InputError(
-        f"{source.address(f'{folder}/{site.names[channel]}')}: channel w{channel + 1} ({CHANNELS[channel]}) of "
-        f"well {site.well}, site {site.site}: {reason}"
+        f"{source.address(path)}: channel {channel + 1} ({channels[channel]}) of well {site.well}, site {site.site}: {reason}"
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from components.core.config import CHANNELS, FoldsConfig
+from components.core.config import FoldsConfig
 from components.core.errors import shortened
 from components.core.screen.batches import Packing
 from components.core.screen.folds import screen_folds
@@ -51,7 +51,7 @@ def build_manifest(
     )
     return Manifest(
         store=packing.store.uri("").rstrip("/"),
-        channels=len(CHANNELS),
+        channels=len(screen.channels),
         image_size=packing.image_size,
         vocabulary=screen.vocabulary,
         folds={} if holdout else dict(folds),

@@ -24,7 +24,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from components.core.config import CHANNELS, PackConfig
-from components.core.screen.wells import COLUMNS, ROWS
+from components.core.screen.wells import COLUMNS, ROWS, split_well
 
 VERSION = "0.5"
 _COLOURS = ("0000FF", "00FF00", "FF0000", "00FFFF", "FF00FF", "FFFF00")
@@ -62,7 +62,7 @@ def plate_documents(
         Key relative to the plate, and the JSON document's bytes. The plate's own comes last.
     """
     array = _encode(_array(image_size, pack))
-    for row in dict.fromkeys(well[0] for well, _ in fields_by_well):
+    for row in dict.fromkeys(split_well(well)[0] for well, _ in fields_by_well):
         yield f"{row}/zarr.json", _encode(_group({}))
     for well, sites in fields_by_well:
         for field, site in enumerate(sites):
@@ -70,12 +70,12 @@ def plate_documents(
             yield f"{path}/0/zarr.json", array
             yield f"{path}/zarr.json", _encode(_group(_image(f"{well} site {site}", windows)))
         images = [{"path": str(field), "acquisition": 0} for field in range(len(sites))]
-        yield f"{well[0]}/{well[1:]}/zarr.json", _encode(_group({"well": {"images": images}}))
+        yield f"{'/'.join(split_well(well))}/zarr.json", _encode(_group({"well": {"images": images}}))
     yield "zarr.json", _encode(_group(_plate(name, fields_by_well)))
 
 
 def _field_path(well: str, field: int) -> str:
-    return f"{well[0]}/{well[1:]}/{field}"
+    return f"{'/'.join(split_well(well))}/{field}"
 
 
 def _encode(document: dict[str, Any]) -> bytes:
@@ -90,8 +90,9 @@ def _group(ome: dict[str, Any]) -> dict[str, Any]:
 def _plate(name: str, fields_by_well: Sequence[tuple[str, Sequence[int]]]) -> dict[str, Any]:
     fields = max(len(sites) for _, sites in fields_by_well)
     # Unused outer rows and columns would be blank space in a viewer's mosaic.
-    rows = _span(ROWS, [well[0] for well, _ in fields_by_well])
-    columns = _span(COLUMNS, [well[1:] for well, _ in fields_by_well])
+    places = [split_well(well) for well, _ in fields_by_well]
+    rows = _span(ROWS, [row for row, _ in places])
+    columns = _span(COLUMNS, [column for _, column in places])
     return {
         "plate": {
             "version": VERSION,
@@ -101,12 +102,8 @@ def _plate(name: str, fields_by_well: Sequence[tuple[str, Sequence[int]]]) -> di
             "rows": [{"name": row} for row in rows],
             "columns": [{"name": column} for column in columns],
             "wells": [
-                {
-                    "path": f"{well[0]}/{well[1:]}",
-                    "rowIndex": rows.index(well[0]),
-                    "columnIndex": columns.index(well[1:]),
-                }
-                for well, _ in fields_by_well
+                {"path": f"{row}/{column}", "rowIndex": rows.index(row), "columnIndex": columns.index(column)}
+                for row, column in places
             ],
         }
     }

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,20 +35,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from components.core.config import CHANNELS, FrozenModel
+from components.core.config import FrozenModel
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.processes import cores, worker_processes
 from components.core.screen import ome_zarr
 from components.core.screen.batches import Batch, BatchPacker, PackedBatch, Packing, batches
 from components.core.screen.histograms import BINS, percentile
-from components.core.screen.images import PlateFiles, list_plate
+from components.core.screen.images import PlateFiles, SiteFiles, plate_files
 from components.core.screen.wells import Plate
 from components.core.storage.manifest import SiteRecord
 
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
 
-PACKING_VERSION = 2
+PACKING_VERSION = 3
 """Version of what is written under a plate's prefix; part of every digest, so that a change packs all plates again."""
 
 PLATES = 2
@@ -93,10 +94,18 @@ class PlateKeys:
     @classmethod
     def of(cls, plate: Plate, files: PlateFiles, packing: Packing) -> PlateKeys:
         """The keys that follow from a listing and the settings."""
-        settings = [PACKING_VERSION, packing.image_size, packing.pack.model_dump(), plate.experiment, plate.plate]
+        forms = [site.channels for site in files.sites] if any(map(_projects, files.sites)) else []
+        settings = [
+            PACKING_VERSION,
+            packing.image_size,
+            packing.pack.model_dump(),
+            plate.experiment,
+            plate.plate,
+            forms,
+        ]
         exact = _digest([settings, files.facts])
         similar = _digest([settings, [(file.name, file.size) for file in files.facts]])
-        prefix = f"plates/{plate.experiment}_Plate{plate.plate}-{exact[:32]}"
+        prefix = f"plates/{_key(plate.experiment)}_Plate{_key(plate.plate)}-{exact[:32]}"
         return cls(prefix, f"fingerprints/{exact}.json", f"copies/{similar}.json")
 
 
@@ -171,7 +180,8 @@ def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResul
 
 def _batch_pool(packing: Packing, plates: Sequence[Plate]) -> tuple[Executor, Callable[[Batch], PackedBatch]]:
     """The pool that packs batches, and the function that packs one in it."""
-    pixels = sum(len(plate.wells) for plate in plates) * packing.sites * len(CHANNELS) * packing.image_size**2
+    sites = sum(len(well.sites) for plate in plates for well in plate.wells)
+    pixels = sites * len(packing.channels) * packing.image_size**2
     if cores() > 1 and pixels >= PROCESSES_FROM:
         with suppress(TypeError):  # source or store exist in this process alone
             pickled = pickle.dumps(BatchPacker(packing))
@@ -206,7 +216,7 @@ class _PlatePacker:
 
     def look_up(self, plate: Plate) -> _PlateTask:
         """Lists a plate's files and looks for it in the store, which may hold the plate of copies of them."""
-        files = list_plate(self._packing.source, plate, self._packing.sites)
+        files = plate_files(self._packing.source, plate)
         keys = PlateKeys.of(plate, files, self._packing)
         record = find_record(self._store, keys.prefix)
         found = (keys.prefix, record) if record else follow_pointer(self._store, keys.fingerprint)
@@ -224,7 +234,7 @@ class _PlatePacker:
         checksums: list[tuple[str, str]] = []
         for batch, future in self._submitted(files, ""):
             for site, packed in zip(batch.sites, future.result().sites, strict=True):
-                checksums.extend(zip(site.names, packed.images, strict=True))
+                checksums.extend(zip(map(files.name, site.paths), packed.images, strict=True))
         return found if images_digest(checksums) == found[1].images else None
 
     def queue(self, task: _PlateTask) -> _PlateTask:
@@ -236,8 +246,8 @@ class _PlatePacker:
         plate, files, keys = task.plate, task.files, task.keys
         if task.found:
             prefix, packed = task.found
-            return PackResult(prefix, packed, True, (*files.warnings, *packed.warnings), written=1)
-        total_C256 = np.zeros((len(CHANNELS), BINS), np.int64)
+            return PackResult(prefix, packed, True, packed.warnings, written=1)
+        total_C256 = np.zeros((len(self._packing.channels), BINS), np.int64)
         sites_by_well: dict[str, list[SiteRecord]] = {}
         images: list[tuple[str, str]] = []
         black: list[str] = []
@@ -247,8 +257,11 @@ class _PlatePacker:
             for site, packed_site in zip(batch.sites, done.sites, strict=True):
                 assert packed_site.record is not None
                 sites_by_well.setdefault(site.well, []).append(packed_site.record)
-                images.extend(zip(site.names, packed_site.images, strict=True))
-                black.extend(f"{site.names[channel]} ({CHANNELS[channel]})" for channel in packed_site.black)
+                images.extend(zip(map(files.name, site.paths), packed_site.images, strict=True))
+                black.extend(
+                    f"{site.channels[channel][0].path.rpartition('/')[2]} ({self._packing.channels[channel]})"
+                    for channel in packed_site.black
+                )
         documents = list(self._documents(plate, keys.prefix, sites_by_well, total_C256))
         self._store.put_many(documents)
         packed = PackedPlate(
@@ -263,7 +276,7 @@ class _PlatePacker:
         self._store.put(f"{keys.prefix}/plate.json", packed.model_dump_json().encode())
         write_pointer(self._store, keys.copies, keys.prefix)
         written = len(files.sites) + len(documents) + 2
-        return PackResult(keys.prefix, packed, False, (*files.warnings, *packed.warnings), written)
+        return PackResult(keys.prefix, packed, False, packed.warnings, written)
 
     def _documents(
         self,
@@ -325,6 +338,16 @@ def follow_pointer(store: ObjectStore, key: str) -> tuple[str, PackedPlate] | No
 def write_pointer(store: ObjectStore, key: str, prefix: str) -> None:
     """Makes a key point to a plate."""
     store.put(key, json.dumps({"prefix": prefix}).encode())
+
+
+def _key(name: str) -> str:
+    """A name as a part of a key; the digest keeps names apart that become alike."""
+    return re.sub(r"[^A-Za-z0-9.-]", "-", name)
+
+
+def _projects(site: SiteFiles) -> bool:
+    """Whether a site is more than the first plane of a file a channel."""
+    return any(len(planes) > 1 or planes[0].index for planes in site.channels)
 
 
 def _digest(content: object) -> str:

@@ -1,22 +1,41 @@
-"""Wells, plates and screens as the tables describe them. Pure data; layouts.py and images.py read files."""
+"""Wells, plates and screens as the tables describe them. Pure data; layouts and images.py read files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from components.core.config import CHANNELS
 from components.core.storage.manifest import PlateRecord, Role, Vocabulary
 
-ROWS = tuple("ABCDEFGHIJKLMNOP")
-COLUMNS = tuple(f"{column:02d}" for column in range(1, 25))
-"""Rows and columns of a 384-well plate, as they appear in well names."""
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ROWS = (*_LETTERS, *(f"A{letter}" for letter in "ABCDEF"))
+COLUMNS = tuple(f"{column:02d}" for column in range(1, 49))
+"""Rows and columns of a 1536-well plate, as they appear in well names; smaller plates have the first of them."""
+FORMATS = ((2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))
+"""Rows and columns of plates of 6, 12, 24, 48, 96, 384 and 1536 wells."""
 
 LONGEST_LABEL = 200
 """Characters of a label."""
 
-_WELL = re.compile(r"[A-P](0[1-9]|1[0-9]|2[0-4])")
+_WELL = re.compile(r"([A-Z]|A[A-F])0*([1-9]\d?)", re.IGNORECASE)
 _DIGITS = re.compile(r"(\d+)")
+
+
+class Plane(NamedTuple):
+    """One image plane of a file."""
+
+    path: str  # relative to the screen's folder, or absolute, or an address of S3; of OME-Zarr the folder of the array
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index: page of a TIFF, sample of a colour picture, or plane of an array over all axes but the last two, C order
+
+
+class Site(NamedTuple):
+    """One imaged site of a well."""
+
+    site: int  # its number, from 1
+    channels: tuple[tuple[Plane, ...], ...]  # of each channel its planes: one, or those of a z-stack that are projected
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +46,19 @@ class Well:
     well: str  # row letter and two-digit column, B03
     role: Role
     perturbation: str | None  # in the input's encoding; None if it is unknown or must stay unread
+    sites: tuple[Site, ...]  # ascending; empty if no image was looked for
     extra: tuple[str, ...] = ()  # values of the screen's own columns
 
 
 @dataclass(frozen=True, slots=True)
 class Plate:
-    """One plate of an experiment: its folder of images and the wells that the tables list."""
+    """One plate of an experiment and the wells that the tables list."""
 
     experiment: str
     plate: str
     cell_type: str
     labelled: bool  # whether the labels of its treatments are known
     holdout: bool  # whether the configuration holds its experiment out of training
-    folder: str  # of its image files, relative to the screen
     wells: tuple[Well, ...]  # in row-major order
 
     @property
@@ -54,7 +73,10 @@ class Screen:
 
     plates: tuple[Plate, ...]  # experiments in natural order, plates in natural order
     vocabulary: Vocabulary  # classes of the whole screen, held-out experiments included
-    columns: tuple[str, ...] = ()  # names of the screen's own columns
+    columns: tuple[str, ...] = ()  # names of the screen's own columns: Well.extra
+    channels: tuple[str, ...] = CHANNELS  # names, in the order of Site.channels
+    warnings: tuple[str, ...] = ()  # what is doubtful in tables and file names
+    tables: tuple[str, ...] = ()  # paths of the tables that were read, relative to the screen's folder
 
     @property
     def training_plates(self) -> tuple[Plate, ...]:
@@ -74,9 +96,37 @@ def experiments_by_cell_type(plates: Iterable[Plate | PlateRecord]) -> dict[str,
     return {cell_type: list(names) for cell_type, names in found.items()}
 
 
-def is_well_name(text: str) -> bool:
-    """Whether the text names a well of a 384-well plate: A01 to P24."""
-    return _WELL.fullmatch(text) is not None
+def well_name(text: str) -> str | None:
+    """A well's name in its standard form, `B03` or `AA02`, from `b3`, `B3`, `B03` or `B003`; None if it is none."""
+    match = _WELL.fullmatch(text)
+    if match is None or int(match[2]) > len(COLUMNS):
+        return None
+    return f"{match[1].upper()}{int(match[2]):02d}"
+
+
+def well_at(row: int, column: int) -> str | None:
+    """The name of the well in a row and a column, from 1; None if no plate has them."""
+    inside = 1 <= row <= len(ROWS) and 1 <= column <= len(COLUMNS)
+    return ROWS[row - 1] + COLUMNS[column - 1] if inside else None
+
+
+def split_well(well: str) -> tuple[str, str]:
+    """Row and column of a well's name in its standard form."""
+    return well[:-2], well[-2:]
+
+
+def well_key(well: str) -> tuple[int, str, str]:
+    """Sorting key of wells in row-major order."""
+    row, column = split_well(well)
+    return len(row), row, column
+
+
+def plate_shape(wells: Iterable[str]) -> tuple[int, int]:
+    """Rows and columns of the smallest plate that has all of the wells."""
+    places = [split_well(well) for well in wells]
+    rows = max((ROWS.index(row) + 1 for row, _ in places), default=1)
+    columns = max((int(column) for _, column in places), default=1)
+    return next(shape for shape in FORMATS if rows <= shape[0] and columns <= shape[1])
 
 
 def is_label(text: str) -> bool:

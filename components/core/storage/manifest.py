@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
 Role = Literal["treatment", "positive_control", "negative_control"]
+ROLES: tuple[Role, ...] = get_args(Role)
 PixelType = Literal["uint8", "uint16"]
 
 

@@ -128,9 +128,9 @@ def test_oddities_are_warnings_in_the_manifest_of_their_plates(tiny: TinyScreen,
     _, screen, _, _ = normalize(tiny, MemoryStore())
     assert screen.warnings == (
         "no control wells on RPE-01 plate 2",
-        "HUVEC-01 plate 1: B03_s1_w2.png (ER) is all black",
-        "HUVEC-02 plate 1: site 2 is missing in well B03",
         "RPE-01 plate 2: images of wells that no table lists are left out, wells B02, C03",
+        "HUVEC-02 plate 1: site 2 is missing in well B03",
+        "HUVEC-01 plate 1: B03_s1_w2.png (ER) is all black",
     )
     assert capsys.readouterr().out.count("warning: ") == 4
     _, screen, holdout, _ = normalize(tiny, MemoryStore(), holding_out("HUVEC-01"), "other")
@@ -148,7 +148,7 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
         raise InputError("no rotations")
 
     monkeypatch.setattr("components.normalize.step.check_design", refuse)
-    without_images = TinyScreen(tmp_path / "screen", imaged=(), more=("HUVEC-04",))
+    without_images = TinyScreen(tmp_path / "screen", imaged=(), more=("HUVEC-04",), named=True)
     held_out = holding_out("HUVEC-04").model_copy(update={"prior": PriorConfig(min_margin=7)})
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
     config, source = stored_in(folder_store, held_out), str(without_images.root)
@@ -263,12 +263,18 @@ def rejected(tiny: TinyScreen, message: str, config: RunConfig = CONFIG) -> Memo
 
 SCREENS: dict[str, tuple[Callable[[TinyScreen], object], str]] = {
     "no plate folder": (lambda tiny: shutil.rmtree(tiny.root / "train/RPE-01/Plate2"),
-                        r"RPE-01/Plate2: cannot list the images of RPE-01 plate 2 \(No such file"),
+                        r"5 wells of 40 without images .* screen\.missing_images to drop: RPE-01_2_B0"),
     "one channel missing": (lambda tiny: tiny.image("RPE-01", 2, "C02", 1, 5).unlink(),
-                            r"RPE-01/Plate2: C02_s1_w5\.png is missing: site 1 of well C02 lacks channel w5 \(mitoch"),
+                            r"1 site without all of 6 channels: .* drop: RPE-01_2_C02 site 1 lacks mitochondria"),
     "many wells without images": (
         lambda tiny: [tiny.image("RPE-01", 2, w, s, c).unlink() for w in ("B04", "C02") for s in (1, 2) for c in range(1, 7)],
-        r"RPE-01/Plate2: 2 faults: well B04 has no images .* \| well C02 has no images"),
+        r"2 wells of 40 without images .*: RPE-01_2_B04, RPE-01_2_C02"),
+    "another number of channels": (lambda tiny: [path.unlink() for path in tiny.root.rglob("*_w6.png")],
+                                   r"5 channels \(w1-w5\) were found in all wells, .* set screen\.channels"),
+    "pictures of all channels": (lambda tiny: [
+        path.rename(path.with_name(path.name.replace("_w1", ""))) if "_w1" in path.name else path.unlink()
+        for path in sorted(tiny.root.rglob("*.png"))
+    ], r"pictures WELL_sSITE, one a site, .* was looked for; set screen\.channels"),
 }  # fmt: skip
 
 
@@ -284,7 +290,6 @@ def test_rejects_missing_images_before_any_plate_is_packed(tiny: TinyScreen, cas
     [
         ({"holdout_experiments": ("HUVEC-99",)}, 2, r"screen\.holdout_experiments: 'HUVEC-99' is not a labelled exp"),
         ({"holdout_experiments": ("RPE-01",)}, 3, r"folds\.count is 3, but the screen has 2 labelled experiments"),
-        ({"sites": 1}, 2, r"Plate1: 30 faults: B02_s2_w1\.png is unexpected: well B02 has sites 1-1 \(screen\.sites\)"),
     ],
 )
 def test_rejects_a_configuration_that_disagrees_with_the_screen(tiny: TinyScreen, update, folds, message):
@@ -294,7 +299,7 @@ def test_rejects_a_configuration_that_disagrees_with_the_screen(tiny: TinyScreen
 
 def test_rejects_a_bad_image_and_deletes_its_plate(tiny: TinyScreen):
     write_png(tiny.image("HUVEC-01", 2, "B04", 2, 3), np.zeros((32, 24), np.uint8))
-    place = r"HUVEC-01/Plate2/B04_s2_w3\.png: channel w3 \(actin\) of well B04, site 2: "
+    place = r"HUVEC-01/Plate2/B04_s2_w3\.png: channel 3 \(actin\) of well B04, site 2: "
     store = rejected(tiny, f"{place}.*expected 16x16 pixels, found 32x24")
     # Only the plate before it is in the store, for the next run.
     assert {key.split("-")[1] for key in store.objects if key.startswith("plates/")} == {"01_Plate1"}

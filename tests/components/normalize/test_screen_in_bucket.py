@@ -86,9 +86,9 @@ def halve(store: ObjectStore, key: str) -> None:
 PLATE = "screen/train/HUVEC-02/Plate1"
 DAMAGES: list[tuple[Callable[[ObjectStore], object], str]] = [
     (lambda store: halve(store, f"{PLATE}/B04_s2_w3.png"),
-     f"{PLATE}/B04_s2_w3.png: channel w3 (actin) of well B04, site 2: the file is truncated; copy it again"),
+     f"{PLATE}/B04_s2_w3.png: channel 3 (actin) of well B04, site 2: the file is truncated; copy it again"),
     (lambda store: store.delete_prefix(PLATE),
-     f"{PLATE}: cannot list the images of HUVEC-02 plate 1 (there is no object); put them there"),
+     "screen: 5 wells of 30 without images (looked for WELL_sSITE_wCHANNEL.png, .tif or .jpg in {train,test}/"),
     (lambda store: store.delete("screen/train.csv"), "screen/train.csv: cannot be read (no such object)"),
     (lambda store: store.delete_prefix("screen/"), "screen: holds no file; give the address of the folder that"),
 ]  # fmt: skip

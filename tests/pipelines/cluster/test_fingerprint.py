@@ -18,7 +18,7 @@ CONFIG = ScreenConfig(cell_types=("HUVEC",), image_size=SIZE, sites=2)
 
 def of(tiny: TinyScreen) -> str:
     source = ScreenDirectory(tiny.root)
-    return fingerprint(source, read_screen(source, CONFIG), CONFIG.sites)
+    return fingerprint(source, read_screen(source, CONFIG))
 
 
 def test_it_changes_with_every_file_and_nothing_else(tiny_screen: TinyScreen):
@@ -34,5 +34,5 @@ def test_it_changes_with_every_file_and_nothing_else(tiny_screen: TinyScreen):
     (image.parent / "notes.txt").write_text("beside the images of the tables' wells")
     assert of(tiny_screen) == first
     image.unlink()
-    with pytest.raises(InputError, match=r"C02_s2_w6\.png is missing"):  # before any pod starts
+    with pytest.raises(InputError, match="HUVEC-02_2_C02 site 2 lacks Golgi"):  # before any pod starts
         of(tiny_screen)

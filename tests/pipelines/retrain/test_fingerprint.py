@@ -47,12 +47,13 @@ def test_each_change_is_named(screen: TinyScreen) -> None:
     image.write_bytes(data)  # the same content with another time
     os.utime(image, ns=(1, 1))
     assert changes(before, of(screen)) == ("experiments rewritten: HUVEC-02",)
-    screen.image("RPE-01", 1, "B03", 1, 1).unlink()
+    screen.image("RPE-01", 1, "B03", 1, 1).write_bytes(b"")
     assert changes(before, of(screen)) == ("experiments rewritten: HUVEC-02, RPE-01",)
-    new = screen.root / "train" / "HUVEC-10" / "Plate1" / "B02_s1_w1.png"
+    new = screen.root / "train" / "HUVEC-10" / "Plate1" / "B03_s1_w1.png"
     new.parent.mkdir(parents=True)
-    new.write_bytes(data)
-    screen.edit("train.csv", "sirna_7", "sirna_8")
+    for channel in range(1, 7):
+        new.with_name(f"B03_s1_w{channel}.png").write_bytes(data)
+    screen.edit("train.csv", "RPE-01_2_C02", "HUVEC-10_1_B03,HUVEC-10,1,B03,sirna_7\nRPE-01_2_C02")
     found = changes(before, of(screen, images={**IMAGES, "gpu": "cellsignal-gpu@sha256:2"}))
     assert found == (
         "experiments new: HUVEC-10",
@@ -92,7 +93,7 @@ def test_a_rewritten_object_of_a_screen_in_a_bucket_is_a_change(screen: TinyScre
 
 def test_rejects_a_folder_without_a_screen(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("id_code\n")
-    for folder, message in ((tmp_path / "none", "no such directory"), (tmp_path, "holds no images of a screen")):
+    for folder, message in ((tmp_path / "none", "no such directory"), (tmp_path, "column experiment is missing")):
         with pytest.raises(InputError, match=message):
             fingerprint_of(ScreenDirectory(folder), CONFIG, IMAGES, ObjectStore(tmp_path))
 

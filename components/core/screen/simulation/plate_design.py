@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.core.config import CHANNELS, PLATE_FORMATS, CompoundsConfig, FrozenModel, ScreenConfig, SimulateConfig
+from components.core.config import PLATE_FORMATS, CompoundsConfig, FrozenModel, ScreenConfig, SimulateConfig
 from components.core.storage.manifest import Role
 
 
@@ -42,7 +42,7 @@ class SimulationSettings(FrozenModel):
         """Channels, size and depth of the images."""
         size = self.screen.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        return ImageForm(getattr(self.screen, "channels", CHANNELS), height, width, self.simulate.bits)
+        return ImageForm(self.screen.channel_names, height, width, self.simulate.bits)
 
 
 def stream(seed: int, *position: str | int) -> np.random.Generator:
@@ -284,5 +284,5 @@ def _sites(settings: SimulationSettings, experiment: str, number: int, content: 
     `content` tells the wells of a plate apart: the perturbation's index from 1, or the well's name.
     """
     rng = stream(settings.seed, "missing sites", experiment, number, content)
-    missing = rng.random(settings.screen.sites) < settings.simulate.missing_sites
-    return tuple(s for s in range(1, settings.screen.sites + 1) if s == 1 or not missing[s - 1])
+    missing = rng.random(settings.screen.usual_sites) < settings.simulate.missing_sites
+    return tuple(s for s in range(1, settings.screen.usual_sites + 1) if s == 1 or not missing[s - 1])

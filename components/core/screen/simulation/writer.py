@@ -94,7 +94,7 @@ def _record(settings: SimulationSettings) -> dict[str, Any]:
         "seed": settings.seed,
         "channels": list(images.channels),
         "image_size": [images.height, images.width],
-        "sites": settings.screen.sites,
+        "sites": settings.screen.usual_sites,
         "simulate": settings.simulate.model_dump(mode="json"),
     }
 
@@ -123,7 +123,7 @@ def _write_images(
     settings: SimulationSettings, plates: Sequence[SimulatedPlate], screen: Path, progress: Progress
 ) -> None:
     tasks: list[tuple[SimulatedPlate, tuple[SimulatedWell, ...]]] = []
-    step = max(1, _TASK_SITES // settings.screen.sites)
+    step = max(1, _TASK_SITES // settings.screen.usual_sites)
     for plate in plates:
         tasks += [(plate, plate.wells[start : start + step]) for start in range(0, len(plate.wells), step)]
     total = sum(len(well.sites) for plate in plates for well in plate.wells)

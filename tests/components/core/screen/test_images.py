@@ -6,35 +6,44 @@ import numpy as np
 import pytest
 
 from components.core.errors import InputError
-from components.core.screen.images import list_plate, read_sites
+from components.core.screen.images import SiteFiles, decode_channel, plate_files, read_sites
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenDirectory
-from components.core.screen.wells import Plate
-from tests.tiny_screen import CONFIG, SIZE, TinyScreen, write_png
+from components.core.screen.wells import Plane, Plate
+from tests.tiny_screen import IMAGED, SIZE, TinyScreen, site_pixels, write_png
 
 
 @pytest.fixture
 def plate(tiny: TinyScreen) -> Plate:
-    return read_screen(tiny.root, CONFIG.screen).plates[0]
+    return read_screen(tiny.root, IMAGED).plates[0]
 
 
-def test_images_of_unlisted_wells_are_left_out_with_a_warning(tiny: TinyScreen, plate: Plate):
+def test_only_files_of_the_tables_wells_are_listed(tiny: TinyScreen, plate: Plate):
     write_png(tiny.image("HUVEC-01", 1, "O23", 1, 1), np.zeros((SIZE, SIZE), np.uint8))
-    (tiny.root / plate.folder / "Thumbs.db").write_bytes(b"")
-    files = list_plate(ScreenDirectory(tiny.root), plate, 2)
-    assert {s.well for s in files.sites} == {"B02", "B03", "B04", "C02", "C03"}
-    assert files.warnings == ("HUVEC-01 plate 1: images of wells that no table lists are left out, well O23",)
+    tiny.image("HUVEC-01", 1, "B03", 1, 1).with_name("Thumbs.db").write_bytes(b"")
+    files = plate_files(ScreenDirectory(tiny.root), plate)
+    assert {site.well for site in files.sites} == {"B02", "B03", "B04", "C02", "C03"}
+    assert len(files.facts) == 5 * 2 * 6
+    assert [files.name(path) for path in files.sites[0].paths] == [f"B02_s1_w{channel}.png" for channel in range(1, 7)]
 
 
-@pytest.mark.parametrize(("site", "channel"), [(3, 1), (1, 7)])
-def test_rejects_a_site_or_channel_beyond_the_expected(tiny: TinyScreen, plate: Plate, site, channel):
-    write_png(tiny.image("HUVEC-01", 1, "B03", site, channel), np.zeros((SIZE, SIZE), np.uint8))
-    with pytest.raises(InputError, match=rf"B03_s{site}_w{channel}\.png is unexpected: well B03 has sites 1-2 "):
-        list_plate(ScreenDirectory(tiny.root), plate, 2)
-
-
-def test_rejects_a_file_that_vanished(tiny: TinyScreen, plate: Plate):
-    files = list_plate(ScreenDirectory(tiny.root), plate, 2)
+def test_files_that_vanished_are_named_together(tiny: TinyScreen, plate: Plate):
+    files = plate_files(ScreenDirectory(tiny.root), plate)
     tiny.image("HUVEC-01", 1, "B02", 1, 3).unlink()
-    with pytest.raises(InputError, match=r"B02_s1_w3\.png: channel w3 \(actin\) of well B02, site 1: No such file"):
-        read_sites(ScreenDirectory(tiny.root), files.folder, files.sites)
+    with pytest.raises(InputError, match=r"B02_s1_w3\.png: of well B02, site 1: No such file"):
+        read_sites(ScreenDirectory(tiny.root), files.sites)
+    tiny.image("HUVEC-01", 1, "C03", 2, 1).unlink()
+    with pytest.raises(InputError, match=r"missing image files: 2 faults: .*B02_s1_w3\.png .*C03_s2_w1\.png"):
+        plate_files(ScreenDirectory(tiny.root), plate)
+
+
+def test_a_channel_of_several_planes_is_their_maximum(tiny: TinyScreen):
+    paths = [tiny.image("HUVEC-01", 1, "B02", site, 1) for site in (1, 2)]
+    planes = tuple(Plane(str(path.relative_to(tiny.root))) for path in paths)
+    site = SiteFiles("B02", 1, 0, ((planes[0],), planes))
+    source = ScreenDirectory(tiny.root)
+    (contents,) = read_sites(source, [site])
+    found_HW = np.empty((SIZE, SIZE), np.uint8)
+    decode_channel(source, site, 1, contents, found_HW, ["a", "b"])
+    first, second = (site_pixels("HUVEC-01", 1, "B02", number)[0] for number in (1, 2))
+    assert np.array_equal(found_HW, np.maximum(first, second))

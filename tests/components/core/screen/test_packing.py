@@ -7,18 +7,19 @@ import zlib
 
 import pytest
 
+from components.core.config import CHANNELS
 from components.core.errors import StepError
 from components.core.screen.batches import Packing
 from components.core.screen.layouts import read_screen
 from components.core.screen.packing import PackedPlate, PackResult, pack_plates
 from components.core.screen.screen_source import ScreenDirectory
-from tests.tiny_screen import CONFIG, SIZE, MemoryStore, TinyScreen, raw_png
+from tests.tiny_screen import CONFIG, IMAGED, SIZE, MemoryStore, TinyScreen, raw_png
 
 
 def pack(tiny: TinyScreen, store: MemoryStore) -> PackResult:
     """Packs HUVEC-01 plate 1."""
-    plate = read_screen(tiny.root, CONFIG.screen).plates[0]
-    (result,) = pack_plates(Packing(ScreenDirectory(tiny.root), 2, SIZE, CONFIG.pack, store), [plate])
+    plate = read_screen(tiny.root, IMAGED).plates[0]
+    (result,) = pack_plates(Packing(ScreenDirectory(tiny.root), CHANNELS, SIZE, CONFIG.pack, store), [plate])
     return result
 
 
@@ -93,7 +94,7 @@ def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monke
             super().put(key, data)
             most = max(most, read - len(chunks(self)))
 
-    plates = read_screen(tiny.root, CONFIG.screen).plates[:2]
-    results = list(pack_plates(Packing(Source(tiny.root), 2, SIZE, CONFIG.pack, Store()), plates))
+    plates = read_screen(tiny.root, IMAGED).plates[:2]
+    results = list(pack_plates(Packing(Source(tiny.root), CHANNELS, SIZE, CONFIG.pack, Store()), plates))
     assert sum(len(well.sites) for result in results for well in result.packed.wells) == 20 == read
     assert most <= 2, "one a thread; half of a plate would be five"

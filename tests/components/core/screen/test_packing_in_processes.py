@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from components.core.config import CHANNELS
 from components.core.errors import InputError, StepError
 from components.core.screen import packing
 from components.core.screen.batches import Packing
@@ -56,7 +57,7 @@ def gate(tmp_path: Path) -> Path:
 
 def pack(root: Path, store: ObjectStore) -> list[PackResult]:
     plates = read_screen(root, CONFIG.screen).plates
-    return list(pack_plates(Packing(GatedScreen(root), 2, SIZE, CONFIG.pack, store), plates))
+    return list(pack_plates(Packing(GatedScreen(root), CHANNELS, SIZE, CONFIG.pack, store), plates))
 
 
 def main(root: str, store: str) -> None:
@@ -93,7 +94,7 @@ def test_processes_write_the_same_bytes_as_threads(
     good = image.read_bytes()
     image.write_bytes(raw_png(SIZE, zlib.compress(b"\0" * SIZE)))
     with pytest.raises(
-        InputError, match=r"C02_s2_w5\.png: channel w5 \(mitochondria\) of well C02, site 2: the image data"
+        InputError, match=r"C02_s2_w5\.png: channel 5 \(mitochondria\) of well C02, site 2: the image data"
     ):
         pack(tiny.root, stores[0])
     kept = {key.split("/")[1].rpartition("-")[0] for key in stores[0].list("plates/")}

@@ -1,0 +1,115 @@
+"""A screen from its tables and the names of its images, in one of several layouts. Opens no image.
+
+A layout is a small reader, a module here, that makes one typed table of sites (`Rows`) from its own files; checks.py checks it
+and makes the Screen. Whatever follows knows no layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from components.core.config import ScreenConfig
+from components.core.errors import InputError
+from components.core.screen.layouts.checks import check_rows, make_screen, raise_all
+from components.core.screen.layouts.kaggle import KAGGLE
+from components.core.screen.layouts.reading import Layout, Reading, Rows
+from components.core.screen.layouts.rxrx import RXRX
+from components.core.screen.screen_source import ScreenSource, UnreadableError, source_of
+from components.core.screen.wells import Screen
+
+LAYOUTS: tuple[Layout, ...] = (KAGGLE, RXRX)
+"""In the order in which they are looked for: a screen in the Kaggle layout may keep a metadata.csv of its own."""
+
+
+def read_screen(source: ScreenSource | Path, config: ScreenConfig, images: bool = True) -> Screen:
+    """Reads and checks the tables of a screen, and finds its images by listing.
+
+    Args:
+        source: the screen; a path is a directory's.
+        config: form of the screen, known cell types and held-out experiments.
+        images: whether images are looked for; without, wells have no sites.
+
+    Raises:
+        InputError: there are no tables, a row is malformed, a well appears twice, a label contradicts another, images are
+            missing, or a held-out experiment is not labelled. All faults of a table are in one line.
+    """
+    reading, rows = read_rows(source_of(source), config, config.cell_types, images=images)
+    raise_all(reading)
+    labelled = set(rows.sites["experiment"][rows.sites["labelled"]])
+    for experiment in config.holdout_experiments:
+        if experiment not in labelled:
+            raise InputError(
+                f"screen.holdout_experiments: {experiment!r} is not a labelled experiment of {reading.source.address()}; "
+                "correct its spelling or take it off the list"
+            )
+    return make_screen(reading, rows, frozenset(config.holdout_experiments))
+
+
+def read_new_plates(
+    source: ScreenSource | Path,
+    experiments: Sequence[str] = (),
+    config: ScreenConfig | None = None,
+    images: bool = True,
+) -> Screen:
+    """Reads and checks the tables of plates that are to be predicted; no label is read.
+
+    Args:
+        source: the plates; in the Kaggle layout test.csv or train.csv or both are enough.
+        experiments: the wanted ones; none for all.
+        config: form of the screen; its cell types do not limit those of the plates.
+        images: whether images are looked for; without, wells have no sites.
+
+    Returns:
+        The plates, all of them as unlabelled, and an empty vocabulary.
+
+    Raises:
+        InputError: there are no tables, a row is malformed, a well appears twice, images are missing, or a wanted experiment is.
+    """
+    source = source_of(source)
+    reading, rows = read_rows(
+        source, config or ScreenConfig(), None, labels=False, images=images, experiments=experiments
+    )
+    raise_all(reading)
+    screen = make_screen(reading, rows)
+    return replace(screen, plates=tuple(replace(plate, labelled=False) for plate in screen.plates))
+
+
+def read_rows(
+    source: ScreenSource,
+    config: ScreenConfig,
+    cell_types: tuple[str, ...] | None,
+    labels: bool = True,
+    images: bool = True,
+    experiments: Sequence[str] = (),
+) -> tuple[Reading, Rows]:
+    """Reads a screen in its layout and checks its rows; faults and findings are collected, not raised.
+
+    Args:
+        source: the screen.
+        config: its form.
+        cell_types: known ones; None for any.
+        labels: whether labels are read.
+        images: whether images are looked for.
+        experiments: the wanted ones; none for all.
+
+    Raises:
+        InputError: the screen has no layout, or a table cannot be read at all.
+    """
+    source.check()
+    try:
+        names = frozenset(facts.name for facts in source.list_files())
+    except UnreadableError as error:
+        raise InputError(f"{source.address()}: cannot be listed ({error.reason})") from None
+    reading = Reading(source, config, labels, images, cell_types, names, experiments)
+    layout = _choose(reading)
+    return reading, check_rows(reading, layout.read(reading))
+
+
+def _choose(reading: Reading) -> Layout:
+    """The configured layout, or the first that fits the folder's contents."""
+    wanted = reading.config.layout
+    if wanted != "auto":
+        return next(layout for layout in LAYOUTS if layout.name == wanted)
+    return next((layout for layout in LAYOUTS if layout.found(reading)), KAGGLE)

@@ -1,0 +1,264 @@
+"""What the readers of all layouts share: the reading in progress, with its tables and faults, and the form of what they return.
+
+A reader returns one table, `Rows`: a row a site, or a row a well without images. Nothing behind it knows the layout.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from components.core.config import ScreenConfig
+from components.core.errors import InputError
+from components.core.screen.screen_source import ScreenSource, UnreadableError
+from components.core.screen.wells import LONGEST_LABEL, Plane, is_label, natural_key, well_name
+from components.core.storage.manifest import Role
+from components.core.tables import ABSENT, Finding, TableFaults, read_table
+
+FIELDS = ("experiment", "plate", "well", "role", "perturbation", "cell_type")
+"""Fields of a well in every layout."""
+
+_ROLES: dict[str, Role] = {
+    **dict.fromkeys(("treatment", "treated", "trt", "compound", "sample", "test"), "treatment"),
+    **dict.fromkeys(
+        ("negative_control", "negcon", "negative", "neg", "control_negative", "vehicle"), "negative_control"
+    ),
+    **dict.fromkeys(("positive_control", "poscon", "positive", "pos", "control_positive"), "positive_control"),
+}
+NEGATIVE = frozenset(
+    ("dmso", "untreated", "mock", "vehicle", "scrambled", "non-targeting", "nontargeting", "negcon", "no treatment")
+)
+"""Labels, in lower case, of negative controls where neither a table nor the configuration says the role."""
+
+_DATED = re.compile(r"(.+?)(?:[-_ ]\d[\w.]*)+")
+_NUMBERED = re.compile(r"(.+)-[A-Za-z0-9._]+")
+
+
+@dataclass(slots=True)
+class Reading:
+    """A screen being read.
+
+    Attributes:
+        labels: whether labels are read.
+        images: whether folders are listed for images.
+        cell_types: known ones; None for any.
+        names: files directly in the screen's folder.
+        experiments: the wanted ones; none for all.
+        faults: of the tables read so far; `file` in Rows counts them.
+        findings: what concerns no single row.
+        tables: paths of the tables read so far.
+    """
+
+    source: ScreenSource
+    config: ScreenConfig
+    labels: bool
+    images: bool
+    cell_types: tuple[str, ...] | None
+    names: Collection[str]
+    experiments: Sequence[str] = ()
+    faults: list[TableFaults] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+
+    def content(self, path: str) -> bytes:
+        """The bytes of a file. InputError if it cannot be read."""
+        try:
+            return self.source.read_many([path])[0]
+        except UnreadableError as error:
+            raise InputError(f"{self.source.address(path)}: cannot be read ({error.reason})") from None
+
+    def table(self, path: str, needed: Sequence[str] = (), id_column: str | None = None) -> pd.DataFrame:
+        """A table as text, with the columns `file` and `line`; its faults are the last of `faults`.
+
+        `id_column` names a row in messages; None is the first column.
+        """
+        name = self.source.address(path)
+        table = read_table(self.content(path), name, needed)
+        self.tables.append(path)
+        self.faults.append(TableFaults(name, table, id_column or str(table.columns[0])))
+        return table
+
+    def chosen(self, wells: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the wanted experiments. InputError if one of them is missing."""
+        known = sorted(set(wells["experiment"]), key=natural_key)
+        for experiment in self.experiments:
+            if experiment not in known:
+                there = f"there is no experiment {experiment!r}; there are {', '.join(known)}"
+                raise InputError(f"{self.source.address()}: {there}")
+        if not self.experiments:
+            return wells
+        return wells[wells["experiment"].isin(list(self.experiments))].reset_index(drop=True)
+
+    def warn(self, what: str, places: Iterable[str] = ()) -> None:
+        """Records what is doubtful."""
+        self.findings.append(Finding(False, what, tuple(places)))
+
+    def refuse(self, what: str, places: Iterable[str] = ()) -> None:
+        """Records what is wrong."""
+        self.findings.append(Finding(True, what, tuple(places)))
+
+
+class Layout(NamedTuple):
+    """A form of screen.
+
+    `found` says whether the names of the files and folders directly in the screen's folder look like it, `read` reads it.
+    """
+
+    name: str
+    expects: str  # what it looks for, for messages
+    found: Callable[[Reading], bool]
+    read: Callable[[Reading], Rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What a layout returns.
+
+    Attributes:
+        sites: a row a site. Columns: `file` (index into Reading.faults) and `line`; `experiment`, `plate`, `well`, text;
+            `site`, its number, 0 in the only row of a well without images; `role`; `perturbation`, None if unlabelled or unread;
+            `cell_type`; `labelled`, whether the labels of the experiment's treatments are known; `channel 0`, `channel 1`, ...,
+            tuples of Plane, empty where a channel is missing; and the screen's own columns, named by `own_column`.
+        channels: names of the channels.
+        columns: names of the screen's own columns.
+        looked_for: form of a file's path, for messages about missing ones.
+        fields: names in the tables of our fields, for messages.
+        per_well: whether a line of the tables is a well; else it is a site.
+        strict: whether a label that is in one well alone is refused.
+    """
+
+    sites: pd.DataFrame
+    channels: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+    looked_for: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    per_well: bool = True
+    strict: bool = False
+
+
+def own_column(name: str) -> str:
+    """Name in `Rows.sites` of one of the screen's own columns, which may be called like one of ours."""
+    return f"own {name}"
+
+
+def own_columns(table: pd.DataFrame, known: Collection[str]) -> pd.DataFrame:
+    """The columns of a table that are the screen's own, as they are named in `Rows.sites`."""
+    own = [column for column in table.columns if column not in known]
+    return table[own].rename(columns=own_column)
+
+
+def channel_columns(channels: Sequence[object]) -> list[str]:
+    """Names of the channels' columns in `Rows.sites`."""
+    return [f"channel {c}" for c in range(len(channels))]
+
+
+def with_planes(sites: pd.DataFrame, planes: Sequence[Sequence[tuple[Plane, ...]]]) -> pd.DataFrame:
+    """The rows with the channels' columns; `planes` are of each channel those of each row."""
+    columns = dict(zip(channel_columns(planes), planes, strict=True))
+    return pd.concat([sites, pd.DataFrame(columns, index=sites.index, dtype=object)], axis=1)
+
+
+def name_wells(wells: pd.Series[str], faults: TableFaults, column: str) -> pd.Series[Any]:
+    """Well names in their standard form, B03; records the others, which become None."""
+    named = {text: well_name(text) for text in wells.unique()}
+    found = wells.map(named)
+    faults.add(column, found.isna(), "expected a row A-AF and a column 1-48, for example B03")
+    return found
+
+
+def check_texts(table: pd.DataFrame, faults: TableFaults, columns: Iterable[str]) -> None:
+    """Records values that are too long or hold control characters."""
+    for column in columns:
+        wrong = [text for text in table[column].unique() if not is_label(text)]
+        faults.add(column, table[column].isin(wrong), f"expected at most {LONGEST_LABEL} printable characters")
+
+
+def is_absent(values: pd.Series[str]) -> pd.Series[bool]:
+    """Which values are missing."""
+    return values.str.lower().isin(ABSENT)
+
+
+def role_of(text: str) -> Role | None:
+    """The role that a table's text means; None for one that is neither treatment nor control."""
+    word = text.strip().lower().replace(" ", "_").replace("-", "_")
+    return _ROLES.get(word) or next((_ROLES[start] for start in ("poscon", "negcon") if word.startswith(start)), None)
+
+
+def find_roles(reading: Reading, roles: pd.Series[str], wells: pd.Series[str], what: str = "role") -> pd.Series[Any]:
+    """Roles in our words; None, and counted in a warning, for wells of any other role.
+
+    Args:
+        reading: receives the warning.
+        roles: texts of the table.
+        wells: names of the wells, for the warning.
+        what: the column's name.
+    """
+    found = roles.map({text: role_of(text) for text in roles.unique()})
+    other = found.isna()
+    if other.any():
+        words = ", ".join(sorted(f"{word!r}" for word in roles[other].unique())[:5])
+        count = wells[other].nunique()
+        reading.warn(
+            f"{count} well{'s' if count > 1 else ''} left out: neither treatment nor control ({what} {words})",
+            dict.fromkeys(wells[other]),
+        )
+    return found
+
+
+def roles_by_label(reading: Reading, labels: pd.Series[Any]) -> pd.Series[Any]:
+    """Roles where no table says them: by the labels that the configuration names as controls, or by their usual names."""
+    config = reading.config
+    words = {text.lower() for text in config.negative_controls or NEGATIVE}
+    positive = {text.lower() for text in config.positive_controls}
+    roles: dict[str, Role] = {}
+    for label in labels.dropna().unique():
+        low = str(label).lower()
+        roles[label] = "positive_control" if low in positive else "negative_control" if low in words else "treatment"
+    negative = sorted(label for label, role in roles.items() if role == "negative_control")
+    if negative and not config.negative_controls:
+        reading.warn(
+            f"no table says roles: {', '.join(negative)} is taken as negative control (screen.negative_controls)"
+        )
+    return labels.map(roles).fillna("treatment")
+
+
+def cell_types_by_name(
+    reading: Reading, experiments: pd.Series[str], faults: TableFaults, column: str
+) -> pd.Series[Any]:
+    """Cell types where no column says them: the only one of the configuration, or how the experiments' names begin.
+
+    Records experiments of an unknown cell type.
+    """
+    known = reading.cell_types
+    types: dict[str, str | None] = {}
+    for name in experiments.unique():
+        starts = [each for each in known or () if name.startswith(f"{each}-")]
+        if starts:
+            types[name] = max(starts, key=len)
+        elif known is not None and len(known) == 1 and not _other_cells(name, known[0]):
+            types[name] = known[0]
+        else:
+            match = _DATED.fullmatch(name) or _NUMBERED.fullmatch(name)
+            types[name] = match[1] if match else None
+    found = experiments.map(types)
+    advice = "expected CELLTYPE-NUMBER, for example HUVEC-01; or add a column cell_type, or set screen.cell_types to one for all"
+    faults.add(column, found.isna(), advice)
+    if known is not None:
+        check_cell_types(found, known, faults, column)
+    return found
+
+
+def check_cell_types(found: pd.Series[Any], known: Sequence[str], faults: TableFaults, column: str) -> None:
+    """Records cell types that the configuration does not name."""
+    unknown = found.notna() & ~found.isin(list(known))
+    words = f"known are {', '.join(known)} (screen.cell_types)"
+    faults.add(column, unknown, found[unknown].map(lambda name: f"of the unknown cell type {name!r}; {words}"))
+
+
+def _other_cells(experiment: str, only: str) -> bool:
+    """Whether an experiment's name begins with another of RxRx1's cell types."""
+    return any(experiment.startswith(f"{each}-") for each in ScreenConfig().cell_types if each != only)
