@@ -5,6 +5,7 @@ They run before anything is written and before hours of training. No image is re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
     _check_ratio(config)
     found = read_screen(source, config.screen)
     check_folds(config, found.training_experiments())
-    screen_folds(found.training_plates, config.folds)
+    if config.folds.split == "well":
+        screen_folds(found.training_plates, config.folds)
     if truth is not None:
         unlabelled = [plate for plate in found.plates if not plate.labelled]
         check_truth(truth, unlabelled, found.vocabulary.treatments, config.screen.label_column)
@@ -194,8 +196,8 @@ def _check_simulated(config: RunConfig) -> None:
     size, images = experiment_size(simulate), config.section(SimulationSettings).images
     experiments = sum(simulate.labelled.values()) + sum(simulate.unlabelled.values())
     wells = experiments * size.plates * (size.treatments + size.controls)
-    pixels = len(images.channels) * images.height * images.width
-    gigabytes = wells * screen.usual_sites * pixels * images.bits / 8e9
+    pixels = math.prod(images.site_shape)
+    gigabytes = wells * screen.usual_sites * pixels * np.dtype(images.dtype).itemsize / 1e9
     if gigabytes > MOST_SIMULATED_GB:
         raise InputError(
             f"--screen is missing: a simulated screen of this configuration has {gigabytes:.0f} GB of pixels (at most "
@@ -235,13 +237,13 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
     """Checks that every trained fold leaves labelled experiments of every cell type to train on.
 
     `experiments` are the labelled ones that are not held out, by cell type. Returns the fold that validates on each of them; empty
-    if folds hold out plates or wells.
+    if folds hold out wells.
 
     Raises:
         InputError: names the fold and the cell type.
     """
     folds: dict[str, int] = {}
-    if config.folds.split == "experiment" and (config.folds.known or sum(map(len, experiments.values())) != 1):
+    if config.folds.split == "experiment":
         folds = assign_folds(experiments, config.folds.count, config.folds.known, config.folds.seed)
     for cell_type in config.screen.cell_types:
         names = experiments.get(cell_type, ())
@@ -251,11 +253,10 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
                 "add one, or remove the cell type from the list"
             )
         of_type = {folds.get(name) for name in names}
-        if folds and len(of_type) == 1 and not of_type.isdisjoint(config.folds.trained):
+        if len(of_type) == 1 and not of_type.isdisjoint(config.folds.trained):
             raise InputError(
                 f"fold {of_type.pop()} validates on all labelled experiments of {cell_type} ({', '.join(names)}) and "
-                "has none to train on; set folds.split to plate or well, add an experiment, or remove the cell type from the "
-                "screen and screen.cell_types"
+                "has none to train on; add an experiment, or remove the cell type from the screen and screen.cell_types"
             )
     return folds
 

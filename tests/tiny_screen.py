@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from components.core.config import CHANNELS, FoldsConfig, RunConfig, ScreenConfig
 from components.core.errors import MissingObjectError
+from components.core.screen.plane_header import ImageForm
 from components.core.screen.simulation.layouts import COLUMNS, LAYOUTS, SitePlace
-from components.core.screen.simulation.plate_design import ImageForm
 
 SIZE = 16
 LABELLED = ("HUVEC-01", "HUVEC-02", "RPE-01")
@@ -29,6 +29,9 @@ CONFIG = RunConfig(
 )
 IMAGED = CONFIG.screen.model_copy(update={"missing_images": "drop"})
 """Reads the imaged experiments of a screen alone."""
+
+
+FORM = ImageForm(CHANNELS, (SIZE, SIZE), "uint8")
 
 
 def site_pixels(experiment: str, plate: int | str, well: str, site: int) -> NDArray[np.uint8]:
@@ -65,7 +68,7 @@ class TinyScreen:
     ) -> None:
         self.root = root
         root.mkdir(parents=True)
-        table, layout, form = site_table((*LABELLED, *more)), LAYOUTS["kaggle"], ImageForm(CHANNELS, SIZE, SIZE, 8)
+        table, layout, form = site_table((*LABELLED, *more)), LAYOUTS["kaggle"], FORM
         layout.tables(root, table, form)
         for row in table[table["experiment"].isin(list(imaged))][list(SitePlace._fields)].itertuples(index=False):
             place = SitePlace(*row)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from components.core.learning.checkpoints import Checkpoints
+from components.core.learning.crops import network_input
 from components.core.learning.device import pick_device
 from components.core.learning.fold_data import open_fold
 from components.core.learning.mean_teacher import Pair
@@ -43,7 +44,9 @@ def run(
     classes = len(screen.vocabulary.classes)
     config = settings.mean_teacher
     torch.manual_seed(settings.fold_seed(fold))
-    networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, pick_device())
+    networks, history = load_pretrained(
+        bases, fold, settings, classes, network_input(settings.screen, screen), pick_device()
+    )
     pairs = [Pair.start(name, network, config.keep_classifier) for name, network in networks.items()]
     data = open_fold(settings, screen, store, fold, config.selection, cell_type, team)
     schedule = CycleSchedule.of(config, cell_type)

@@ -16,6 +16,7 @@ import torch
 
 from components.core.errors import InputError
 from components.core.learning.checkpoints import Checkpoints
+from components.core.learning.crops import network_input
 from components.core.learning.device import pick_device
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.images import open_images
@@ -124,12 +125,14 @@ def _trained(
 ) -> FoldNetworks:
     classes = len(screen.vocabulary.classes)
     if "backbone" in read_meta(bases[0]):
-        networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, device)
+        networks, history = load_pretrained(
+            bases, fold, settings, classes, network_input(settings.screen, screen), device
+        )
         return FoldNetworks(networks, "pretrained", history)
     if len(bases) != 1:
         raise InputError(f"{bases[1]}: finetune's output holds all backbones; give it alone")
     check_finetuned(bases[0], fold, cell_type)
-    pairs, history = load_pairs(bases[0], settings, classes, screen.channels, device)
+    pairs, history = load_pairs(bases[0], settings, classes, network_input(settings.screen, screen), device)
     return FoldNetworks(predicting_networks(pairs, settings), settings.predict.weights, history)
 
 
@@ -152,7 +155,7 @@ def _published(
                 )
             try:
                 networks[backbone.name] = load_network(
-                    paths[backbone.name], backbone, settings, classes, model.channels, device
+                    paths[backbone.name], backbone, settings, classes, network_input(settings.screen, model), device
                 )
             except InputError as error:
                 reason = str(error).replace(f"{folder}/", "")
@@ -170,6 +173,10 @@ def _check_settings(settings: InferSettings, model: ModelManifest) -> None:
             raise InputError(
                 f"config: {part} is not as model {model.short} was trained; give the config.yaml of its run"
             )
+    if (settings.screen.bin, settings.screen.crop) != (own.screen.bin, own.screen.crop):
+        raise InputError(
+            f"config: screen.bin and screen.crop are not as model {model.short} was trained; give the config.yaml of its run"
+        )
 
 
 def _without_weights(settings: InferSettings, part: str) -> object:

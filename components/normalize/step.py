@@ -17,15 +17,16 @@ from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
-from components.core.prior.plate_groups import WITHOUT_DESIGN, check_design
+from components.core.prior.plate_groups import check_design, labelled_treatments
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.new_plates import plates_for, reference_of, seen_before
 from components.core.registry.published_models import find_model, trained_plates
 from components.core.screen.batches import Packing
-from components.core.screen.folds import chosen_split, screen_folds, split_remarks
-from components.core.screen.histograms import PlateKey
+from components.core.screen.folds import screen_folds
+from components.core.screen.histograms import PlateKey, check_controls
+from components.core.screen.images import image_form
 from components.core.screen.layouts import read_screen
-from components.core.screen.manifests import build_manifest, controls_warnings, holdout_labels
+from components.core.screen.manifests import build_manifest, controls_warnings, depth_warning, holdout_labels
 from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
@@ -84,19 +85,18 @@ def run(
     source = source_of(source)
     screen = read_screen(source, config.screen)
     trained = [plate for plate in screen.plates if not plate.holdout]
-    split = chosen_split(screen.training_plates, config.folds)
-    no_design = check_design(trained, screen.vocabulary.treatments, config.prior, split)
-    if no_design:
-        progress.warn(f"{WITHOUT_DESIGN}: {no_design}")
-    remarks = split_remarks(screen.training_plates, config.folds)
-    for remark in remarks:
-        progress.warn(remark)
+    check_design(labelled_treatments(trained), screen.vocabulary.treatments, config.prior)
     folds, well_folds = screen_folds(screen.training_plates, config.folds)
     check_scored(scored_by_tables(screen, folds, well_folds))
 
-    packing = Packing(source, screen.channels, config.screen.image_size, config.pack, store)
+    check_controls(screen.plates, config.standardise, config.batch_norm)
+    given = config.screen.image_shape if config.screen.image_size is not None else None
+    packing = Packing(source, image_form(source, screen, given), config.pack, store)
+    try:
+        config.screen.input_side_of(packing.form.shape)
+    except ValueError as error:
+        raise InputError(f"screen.{error}; lower screen.crop or screen.bin") from None
     packed, warnings = _pack(packing, screen)
-    warnings[False][:0] = remarks
     outputs = {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
         manifest = build_manifest(
@@ -107,7 +107,6 @@ def run(
             folds=folds,
             well_folds=well_folds,
             warnings=warnings[holdout],
-            no_design=no_design,
             columns=config.screen.own_columns(screen.columns),
             run=record.key if record else "",
         )
@@ -155,7 +154,8 @@ def run_new_plates(
     key = record.key if record else ""
     screen = plates_for(model, source, experiments, any_cell_type, config.screen)
     plates = screen.plates
-    packing = Packing(source, screen.channels, model.image_size, config.pack, store)
+    check_controls(plates, config.standardise, config.batch_norm)
+    packing = Packing(source, image_form(source, screen, model.image_shape), config.pack, store)
     packed, warnings = _pack(packing, screen)
     seen = seen_before(model, plates)
     for message in seen:
@@ -205,6 +205,7 @@ def _pack(packing: Packing, screen: Screen) -> tuple[dict[PlateKey, PackResult],
         packed[plate.experiment, plate.plate] = result
         warnings[plate.holdout] += result.warnings
         progress.advance("plates", len(packed), len(screen.plates))
+    warnings[False] += depth_warning(packing, packed.values())
     for message in (*warnings[False], *warnings[True]):
         progress.warn(message)
     return packed, warnings

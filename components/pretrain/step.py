@@ -11,6 +11,7 @@ import torch
 
 from components.core import progress
 from components.core.learning.checkpoints import Checkpoints
+from components.core.learning.crops import network_input
 from components.core.learning.device import pick_device
 from components.core.learning.fold_data import open_fold
 from components.core.learning.initial_weights import copy_pretrained, load_initial_weights
@@ -52,11 +53,11 @@ def run(
     torch.manual_seed(seed)
     classes = len(screen.vocabulary.classes)
     config = settings.backbone(backbone)
-    network = Classifier(config, settings.head, classes, screen.channels, settings.screen.image_size)
+    network = Classifier(config, settings.head, classes, *network_input(settings.screen, screen))
     started: dict[str, Any] = {}
     if initial is not None:
         source = config.weights or str(initial)
-        found = load_initial_weights(network.backbone, config, initial, screen.channels, source)
+        found = load_initial_weights(network.backbone, config, initial, len(screen.channels), source)
         # Half of a network's weights are rarely what was meant, but may be.
         (progress.note if found.expected else progress.warn)(found.sentence(backbone, source))
         started["initial_weights"] = {**asdict(found), "sha256": digest_file(initial)}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from components.core.learning.checkpoints import Checkpoints
+from components.core.learning.crops import network_input
 from components.core.learning.device import pick_device
 from components.core.learning.fold_data import open_fold
 from components.core.learning.mean_teacher_run import MeanTeacherTraining
@@ -68,7 +69,7 @@ def run(
     classes = len(screen.vocabulary.classes)
     config = settings.mean_teacher
     schedule = CycleSchedule.of(config, cell_type)
-    pairs, history = load_pairs(base, settings, classes, screen.channels, device)
+    pairs, history = load_pairs(base, settings, classes, network_input(settings.screen, screen), device)
     data = open_fold(settings, screen, store, fold, config.selection, cell_type, team)
     images, wells = data.images, data.wells
     seed = settings.fold_seed(fold)

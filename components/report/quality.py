@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components.core import progress
-from components.core.config import CHANNELS
 from components.core.evaluation.quality import columns, otsu_threshold, reasons_to_look, site_quality, well_quality
 from components.core.processes import cores
 from components.core.screen.packed import SiteReader
@@ -18,11 +18,12 @@ from components.core.storage.object_store import ObjectStore
 
 _BATCH = 8
 """Sites that a thread reads and measures at a time."""
-QUALITY_COLUMNS = (
-    "id_code", "experiment", "plate", "well", "role", "look_at", "confidence", "nuclei_share",
-    *columns("focus", CHANNELS), *columns("saturated", CHANNELS),
-)  # fmt: skip
-"""The columns of qc.csv."""
+
+
+def quality_columns(channels: Sequence[str]) -> list[str]:
+    """The columns of qc.csv."""
+    known = ["id_code", "experiment", "plate", "well", "role", "look_at", "confidence", "nuclei_share"]
+    return [*known, *columns("focus", channels), *columns("saturated", channels)]
 
 
 def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStore) -> pd.DataFrame:
@@ -34,14 +35,14 @@ def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStor
         store: the store of the packed plates.
 
     Returns:
-        A row a well, in the manifest's order: QUALITY_COLUMNS (confidence is NaN for controls), and noisiest_* of
+        A row a well, in the manifest's order: `quality_columns` (confidence is NaN for controls), and noisiest_* of
         `quality.well_quality`.
 
     Raises:
         InputError: a site is missing or broken.
     """
     reader = SiteReader(store, plates)
-    measures = well_quality(_measure_sites(reader, plates), reader.table.well_S, CHANNELS)
+    measures = well_quality(_measure_sites(reader, plates), reader.table.well_S, plates.channels)
     rows = [
         (well.id_code, plate.experiment, plate.plate, well.well, well.role)
         for plate in plates.plates
@@ -51,14 +52,14 @@ def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStor
     wells["confidence"] = wells["id_code"].map(predictions.set_index("id_code")["confidence"])
     wells["look_at"] = ""
     for _, of_plate in wells.groupby(["experiment", "plate"]):
-        wells.loc[of_plate.index, "look_at"] = reasons_to_look(of_plate, CHANNELS)
+        wells.loc[of_plate.index, "look_at"] = reasons_to_look(of_plate, plates.channels)
     return wells
 
 
 def _measure_sites(reader: SiteReader, plates: Manifest) -> NDArray[np.float64]:
     """`site_quality` of every site, in the manifest's order."""
     table = reader.table
-    threshold_P = [otsu_threshold(np.array(plate.histograms[0])) for plate in plates.plates]
+    threshold_P = [otsu_threshold(plate.histograms.array[0]) for plate in plates.plates]
     plate_S = table.plate_W[table.well_S]
 
     def measure(batch: range) -> list[NDArray[np.float64]]:

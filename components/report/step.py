@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from components.core import progress
-from components.core.config import CHANNELS, RunConfig, parse
+from components.core.config import RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.evaluation.figures import image_strip
 from components.core.evaluation.page import Report, render_prediction, render_report
@@ -24,7 +24,6 @@ from components.core.evaluation.plate_quality import plate_quality
 from components.core.evaluation.quality import columns
 from components.core.evaluation.scores import SCORES, UNSURE, Score, build_metrics, choose_examples, saved
 from components.core.files import atomic_directory
-from components.core.prior.plate_groups import WITHOUT_DESIGN
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
@@ -34,7 +33,7 @@ from components.core.storage.task_status import finished_steps, report_status
 from components.core.tables import write_table
 from components.image import VERSION
 from components.report.inputs import AssignOutput, json_object, own_columns, read_labels, read_outputs, treatment_wells
-from components.report.quality import QUALITY_COLUMNS, measure_wells
+from components.report.quality import measure_wells, quality_columns
 
 PREDICTIONS: dict[Score, str] = {
     "unlabelled": "predictions.csv",
@@ -143,8 +142,6 @@ def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectS
     validated = {(f["fold"], o.cell_type): f["validated"] for o in outputs for f in o.meta.get("folds", [])}
     metrics = build_metrics(report.predictions, cell_types, history, validated)
     metrics["temperatures"] = report.temperatures
-    if not report.prior_used:
-        metrics["plate_design"] = False
     if lineage.get("partial"):
         metrics["partial"] = lineage["partial"]
     if config.mean_teacher.fused_labels:
@@ -165,25 +162,23 @@ def _of_new_plates(
     plates, model, predictions = report.holdout, report.screen.model, report.predictions
     assert model is not None
     wells = measure_wells(plates, predictions, store if store is not None else ObjectStore(plates.store))
-    quality = plate_quality(plates.plates, report.screen.plates, wells, predictions, CHANNELS)
+    quality = plate_quality(plates.plates, report.screen.plates, wells, predictions, report.holdout.channels)
     scores = build_metrics(predictions, [output.cell_type for output in outputs], [], {})
     metrics: dict[str, Any] = {
         name: scores[name] for name in ("schema", "holdout", "wells", "calibration") if name in scores
     }
     metrics["temperatures"] = report.temperatures
-    if not report.prior_used:
-        metrics["plate_design"] = False
     metrics["quality"] = {
         "wells_to_look_at": int((wells["look_at"] != "").sum()),
         "blurred_plates": int(quality["blurred"].sum()),
-        "plates_that_drift": int(quality[columns("beyond", CHANNELS)].any(axis=1).sum()),
+        "plates_that_drift": int(quality[columns("beyond", report.holdout.channels)].any(axis=1).sum()),
         "unsure": int((predictions["confidence"] < UNSURE).sum()),
     }
     known = {**report.lineage.get("model", {}), "fingerprint": model.fingerprint, "address": model.address}
     known["generation"] = known.get("generation")
     lineage = {**report.lineage, "model": known, "manifest_digest": plates.digest()}
     report = replace(report, metrics=metrics, lineage=lineage)
-    return report, render_prediction(report, quality, wells), wells[list(QUALITY_COLUMNS)]
+    return report, render_prediction(report, quality, wells), wells[quality_columns(report.holdout.channels)]
 
 
 def main(
@@ -248,8 +243,6 @@ def _notices(
     manifests = (holdout,) if screen.model else (screen, holdout)
     notices = [("compile", message) for message in lineage.get("warnings", [])]
     notices += [("normalize", message) for manifest in manifests for message in manifest.warnings]
-    if screen.no_design:
-        notices.append(("normalize", f"{WITHOUT_DESIGN}: {screen.no_design}"))
     fused = config.mean_teacher.fused_labels
     if fused and not screen.model:
         message = (
@@ -259,14 +252,9 @@ def _notices(
         notices.append(("pseudo_label", message))
     labelled = wells[(wells["score"] == "out_of_fold") & ~wells["id_code"].isin(predictions["id_code"])]
     missing = labelled.groupby("cell_type").size()
-    said = [set(output.assign.get("warnings", ())) for output in outputs]
-    by_all = set.intersection(*said) if len(said) > 1 else set()
     for output in outputs:
         name = output.cell_type
-        notices += [
-            ("assign" if message in by_all else f"assign {name}", message)
-            for message in output.assign.get("warnings", [])
-        ]
+        notices += [(f"assign {name}", message) for message in output.assign.get("warnings", [])]
         if name in missing:
             message = f"{missing[name]:,} labelled wells of {name} have no out-of-fold prediction: folds are missing"
             notices.append(("report", message))

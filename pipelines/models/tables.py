@@ -16,6 +16,7 @@ from components.core.evaluation.table import escaped, markdown_table
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
 from components.core.registry.removal import fingerprint_of
+from components.core.screen.plane_header import pixels
 from components.core.storage.garbage import StoredGroup
 from pipelines.store.tables import shown_age
 
@@ -75,7 +76,7 @@ def facts_table(model: ModelManifest, champion: Champion | None) -> Table:
         "created": f"{model.created.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
         "code": model.code_version or "not known",
         "screen": f"{model.lineage.get('screen') or 'not known'} (manifest {model.screen[:16]})",
-        "images": f"{model.channels} channels, {model.image_size} x {model.image_size} pixels",
+        "images": f"{len(model.channels)} channels ({', '.join(model.channels)}), {pixels(model.image_shape)}, {model.dtype}",
         "folds": "; ".join(f"{name} {' '.join(map(str, numbers))}" for name, numbers in model.folds.items())
         + (" (others are missing)" if model.partial else ""),
         "networks": f"{len(model.networks)}, {decimal(sum(file.size for file in model.networks))}: "

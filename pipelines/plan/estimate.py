@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -86,7 +87,7 @@ class RunPlan:
 
     def site_seconds(self, network: str) -> tuple[float, float, Basis]:
         """As Rates.site_seconds, at the run's precision. Rates are of bfloat16: half the bytes and operations of float32."""
-        training, forward, basis = self.rates.site_seconds(self.sizes[network], self.config.screen.image_size)
+        training, forward, basis = self.rates.site_seconds(self.sizes[network], self.config.screen.input_side)
         if self.config.compute.precision == "float32":
             return 2 * training, 2 * forward, weakest([basis, "scaled"])
         return training, forward, basis
@@ -114,7 +115,7 @@ class RunPlan:
         if task.step == "report":
             return cpu.report_s, "assumed"
         if task.step == "normalize":
-            scale = config.cluster.steps.normalize.cpu * (cpu.image_size / config.screen.image_size) ** 2
+            scale = config.cluster.steps.normalize.cpu * cpu.image_size**2 / math.prod(config.screen.image_shape)
             packing = wells.sites / (cpu.pack_sites_per_s * scale)
             writing = packed_bytes(wells, self.rates) / (self.rates.pods.store_mb_per_s * 1e6)
             return max(packing, writing), "scaled" if packing > writing else "assumed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from components.core.config import CHANNELS, RunConfig
+from components.core.config import RunConfig
 from components.core.config.cluster import StepResources
 from components.core.learning.network_size import NetworkSize
 
@@ -18,8 +18,8 @@ MEMORY_SHARE = 0.9
 
 
 def site_bytes(config: RunConfig) -> int:
-    """Bytes of one decoded site."""
-    return len(CHANNELS) * config.screen.image_size**2
+    """Bytes of one decoded site of 8-bit pixels; the configuration does not say whether they have 16."""
+    return len(config.screen.channel_names) * math.prod(config.screen.image_shape)
 
 
 def pod_memory_warnings(config: RunConfig, step: str) -> Iterator[str]:
@@ -31,7 +31,9 @@ def pod_memory_warnings(config: RunConfig, step: str) -> Iterator[str]:
     )
     needed = (PROCESS_GIB + config.loader.cache_gib) * processes + BATCHES_HELD * batch * site_bytes(config) / 2**30
     needed += own.shm_gib
-    if config.screen.image_size >= 256 and needed > own.memory_gib:  # the figures are of full-sized images and GPUs
+    if (
+        min(config.screen.image_shape) >= 256 and needed > own.memory_gib
+    ):  # the figures are of full-sized images and GPUs
         yield (
             f"{step} needs about {needed:.0f} GiB of memory ({processes} process{'es' if processes > 1 else ''}, "
             f"loader.cache_gib {config.loader.cache_gib:g} each), cluster.steps.{step}.memory_gib is {own.memory_gib:g}: raise "

@@ -17,6 +17,7 @@ from rich.text import Text
 from components.core.command import number_items
 from components.core.config import RunConfig
 from components.core.errors import InputError
+from components.core.screen.plane_header import pixels
 from pipelines.dag import STEPS
 from pipelines.plan.estimate import RunPlan, TaskEstimate
 from pipelines.plan.rates import read_rates, weakest
@@ -118,7 +119,7 @@ def _summary(plan: RunPlan) -> Text:
     return Text.assemble(
         (f"Plan of {plan.config.name}", "bold"),
         f": {len(wells.experiments)} experiments, {wells.experiments.plates.sum()} plates, {wells.count():,} wells, "
-        f"{wells.sites:,} sites of {plan.config.screen.image_size} pixels",
+        f"{wells.sites:,} sites of {pixels(plan.config.screen.image_shape)}",
         *(part for name, line in lines.items() for part in ((f"\n  {name}  ", "bold"), line)),
     )
 

@@ -26,6 +26,7 @@ from components.core.learning.step_settings import library_versions
 from components.core.registry.champion import CHAMPION, Champion, promote, read_champion
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import read_model
+from components.core.screen.plane_header import pixels
 from components.core.screen.wells import Screen
 from components.core.storage.object_store import ObjectStore
 from pipelines.checks import check_screen, screen_source, truth_file
@@ -133,11 +134,11 @@ class _Retraining:
     def _check(self) -> None:
         """Rejects a retraining that cannot end in a decision, before anything is started."""
         champion, found = self.champion, self.comparable
-        size = self.config.screen.image_size
-        if champion is not None and champion.image_size != size:
+        given = self.config.screen.image_size is not None
+        if champion is not None and given and champion.image_shape != self.config.screen.image_shape:
             raise InputError(
-                f"screen.image_size is {size}, but champion {champion.short} was trained with {champion.image_size}, so that they "
-                "cannot be compared; use another store.prefix for another champion"
+                f"screen.image_size is {self.config.screen.image_size}, but champion {champion.short} was trained with "
+                f"{pixels(champion.image_shape)}, so that they cannot be compared; use another store.prefix for another champion"
             )
         if champion is not None and champion.name != self.config.name:
             self.report.warn(

@@ -148,7 +148,7 @@ def check_prediction(
     plates = screen.plates
     cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
     config = _steps_config(model, request, chosen, cell_types)
-    check_first_image(model, source, screen)
+    check_first_image(model, source, screen, config.pack.bits)
     if truth is not None:
         others = read_new_plates(source, (), form, images=False).plates if request.experiments else ()
         others = tuple(plate for plate in others if plate.experiment not in request.experiments)

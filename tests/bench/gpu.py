@@ -180,7 +180,7 @@ def write_rates(kind: str) -> None:
             training = _epochs(images, network, batch).sites_per_s
             prepare(network, ComputeConfig(), images.device)
             forward = _forward_rate(images, network, batch)
-            gmacs = round(measure_size(backbone, SIZE).macs / 1e9, 2)
+            gmacs = round(measure_size(backbone, CHANNELS, SIZE).macs / 1e9, 2)
             rates = {"gmacs": gmacs, "training": round(training), "forward": round(forward)}
             entries.append({"gpu": kind, "backbone": backbone.name, "image_size": SIZE, **rates, "source": source})
     SHIPPED.write_text(with_rates(text, entries), encoding="utf-8")

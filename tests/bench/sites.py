@@ -89,7 +89,7 @@ def packed_screen(
             own.append(WellRecord(id_code=name, well=well, role="treatment", perturbation=f"s{w}", sites=(site,)))
         histograms = (tuple([1] * 60 + [0] * 196),) * CHANNELS
         records.append(plate_record(f"HUVEC-{p}", 1, own, True, f"plates/{p}", histograms=histograms))
-    return store, manifest(records, (f"s{w}" for w in range(wells)), image_size=image_size)
+    return store, manifest(records, (f"s{w}" for w in range(wells)), image_shape=(image_size, image_size))
 
 
 def _noise(size: int) -> Iterator[bytes]:

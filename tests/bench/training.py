@@ -85,10 +85,10 @@ def _start_of(step: str) -> float:
 
 def opened(folder: Path, config: RunConfig, plates: int) -> tuple[Images, Classifier]:
     """Images of a packed screen, each fetched and decoded in every epoch, and the configuration's first network."""
-    store, manifest = packed_screen(folder, config.screen.image_size, plates, WELLS)
+    store, manifest = packed_screen(folder, config.screen.input_side, plates, WELLS)
     uncached = config.model_copy(update={"loader": LoaderConfig(cache_gib=0)})
     torch.manual_seed(0)
-    network = Classifier(config.backbones[0], config.head, WELLS, CHANNELS, config.screen.image_size)
+    network = Classifier(config.backbones[0], config.head, WELLS, CHANNELS, config.screen.input_side)
     return open_images(uncached, manifest, store, CPU), network
 
 

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from components.core.config.file import Count, Fraction, FrozenModel, NonNegative, Positive
 
-Domain = Literal["none", "global", "cell_type", "experiment", "plate"]
+Domain = Literal["none", "global", "cell_type", "experiment", "plate", "image"]
+Wells = Literal["all", "controls"]
 
 
 class StandardiseConfig(FrozenModel):
@@ -17,11 +18,27 @@ class StandardiseConfig(FrozenModel):
     domain: Domain = Field(
         "plate",
         description="the pixels whose mean and standard deviation are used: of the plate, experiment, cell type or whole screen "
-        "(global); none divides by 255",
+        "(global), or of each image by itself; none divides by the largest value of the pixels' type (255 or 65,535)",
+    )
+    wells: Wells = Field(
+        "all",
+        description="wells of the domain whose pixels are used: all, or its controls only, where plates differ in their "
+        "treatments (some hold controls or one compound only)",
+    )
+    robust: bool = Field(
+        False,
+        description="whether median and median absolute deviation x 1.4826 take the place of mean and standard deviation; they "
+        "ignore few very bright pixels",
     )
     jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.1, description="in training, mean and std are multiplied by 1 + U(-jitter, jitter), per image and channel"
     )
+
+    @model_validator(mode="after")
+    def _images_have_no_wells(self) -> Self:
+        if self.wells == "controls" and self.domain in ("none", "image"):
+            raise ValueError(f"wells controls has no meaning with domain {self.domain}; set wells to all")
+        return self
 
 
 class BatchNormConfig(FrozenModel):
@@ -32,7 +49,7 @@ class BatchNormConfig(FrozenModel):
         description="training batches hold wells of one domain, and inference uses BatchNorm statistics of the wells' domain; "
         "none: random batches and running statistics",
     )
-    statistics: Literal["all", "controls"] = Field(
+    statistics: Wells = Field(
         "all",
         description="wells that a domain's statistics are computed from at inference: all, or its controls only (robust if "
         "classes are not balanced within a domain)",

@@ -99,7 +99,21 @@ class ScreenConfig(FrozenModel):
         description="what is done to the cells of a well: siRNA, compound, guide, gene; the word in reports and messages, and in "
         "lower case the column of labels in tables",
     )
-    image_size: Count = Field(512, description="side of the square images, in pixels")
+    image_size: Count | tuple[Count, Count] | None = Field(
+        None,
+        description="side of square images, or [height, width], in pixels, which all images of a screen have; null takes that of "
+        "the first image (plans and simulations then take 512)",
+    )
+    bin: Count = Field(1, description="networks see the mean of n x n pixels; 2 makes training four times faster")
+    crop: Count | None = Field(
+        None,
+        description="side of the networks' square input, in pixels after binning: cut at random in training, from the centre at "
+        "inference; null takes the shorter side of the images",
+    )
+    tile: bool = Field(
+        False,
+        description="whether inference averages over as many crops as cover the image, instead of taking the one at the centre",
+    )
     sites: Count | None = Field(
         None, description="largest number of sites of a well that are read, the first of them; null reads all"
     )
@@ -139,6 +153,8 @@ class ScreenConfig(FrozenModel):
                 f"perturbation_name {self.perturbation_name!r} names the labels' column in tables of results; give a printable "
                 "word that is no other column's, for example compound"
             )
+        if self.image_size is not None:
+            self.input_side_of(self.image_shape)
         return self
 
     @property
@@ -154,6 +170,26 @@ class ScreenConfig(FrozenModel):
         return tuple(f"screen_{name}" if name in taken or name.startswith(of_channels) else name for name in names)
 
     @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of an image, pixels; a screen's own are those of the manifest."""
+        size = self.image_size or 512
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def input_side(self) -> int:
+        """Side of the networks' input by what is configured; see `input_side_of`."""
+        return self.input_side_of(self.image_shape)
+
+    def input_side_of(self, shape: tuple[int, int]) -> int:
+        """Side of the networks' square input from images of a height and width, pixels; ValueError if it is too large."""
+        shorter = min(shape) // self.bin
+        if not 1 <= (self.crop or 1) <= shorter:
+            raise ValueError(
+                f"crop {self.crop or 1} is larger than the images, whose shorter side is {shorter} pixels after binning"
+            )
+        return self.crop or shorter
+
+    @property
     def usual_sites(self) -> int:
         """Sites of a well where they cannot be counted: as configured, else RxRx1's two."""
         return self.sites or 2
@@ -165,7 +201,7 @@ class ScreenConfig(FrozenModel):
 
 
 class FoldsConfig(FrozenModel):
-    """Cross-validation folds, grouped by experiment or plate and stratified by cell type."""
+    """Cross-validation folds, grouped by experiment and stratified by cell type."""
 
     count: Annotated[int, Field(ge=2)] = Field(5, description="number of folds")
     known: dict[str, int] = Field(
@@ -175,11 +211,8 @@ class FoldsConfig(FrozenModel):
     train: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, description="folds to train, for example [0]; null trains all"
     )
-    split: Literal["experiment", "plate", "well"] = Field(
-        "experiment",
-        description="what a fold holds out: whole experiments, whole plates, or random treatment wells; in a screen with a "
-        "single experiment plates or, if they are few or differ in their labels, wells. With folds of plates or wells, the plate "
-        "design is not used",
+    split: Literal["experiment", "well"] = Field(
+        "experiment", description="what a fold holds out: whole experiments, or random treatment wells"
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0,
@@ -195,8 +228,8 @@ class FoldsConfig(FrozenModel):
                 )
             if list(self.train) != sorted(self.train):
                 raise ValueError(f"train must increase, got {list(self.train)}")
-        if self.split != "experiment" and self.known:
-            raise ValueError(f"known assigns whole experiments to folds; leave it out with split {self.split}")
+        if self.split == "well" and self.known:
+            raise ValueError("known assigns whole experiments to folds; leave it out with split well")
         return self
 
     @property
@@ -300,8 +333,13 @@ class SimulateConfig(FrozenModel):
 
 
 class PackConfig(FrozenModel):
-    """Lossless compression of packed plates, one chunk per site."""
+    """How plates are packed: one compressed chunk per site, lossless unless 16-bit pixels are rescaled."""
 
+    bits: Literal[8] | None = Field(
+        None,
+        description="8 rescales 16-bit pixels to 8 bits, half the bytes: each channel of a plate from its 0.1th to its 99.9th "
+        "percentile; null keeps the original pixels",
+    )
     codec: Literal["lz4", "zstd"] = Field("lz4", description="compressor of Blosc")
     level: Annotated[int, Field(ge=0, le=9)] = Field(5, description="compression level")
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = Field("bitshuffle", description="filter of Blosc")
@@ -515,6 +553,11 @@ class RunConfig(FrozenModel):
             raise ValueError(
                 f"init_from sets the initial weights of every backbone, but {' and '.join(weighted)} has its own `weights`; "
                 "leave one of the two out"
+            )
+        if self.folds.split == "well" and self.prior.enabled:
+            raise ValueError(
+                "folds.split well needs prior.enabled false: wells of one plate are on both sides of the split, so "
+                "the plate design would reveal a held-out well by its neighbours' labels"
             )
         return self
 

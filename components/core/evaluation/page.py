@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.core.config import CHANNELS, RunConfig
+from components.core.config import RunConfig
 from components.core.evaluation.calibration import kept_above
 from components.core.evaluation.figures import learning_curves, plate_map, reliability
 from components.core.evaluation.figures.plate_statistics import channel_spread, draw_statistics, plate_statistics
@@ -98,8 +98,10 @@ def render_report(
         for of_score in (unlabelled, report.holdout.plates)
         for plate in sorted(of_score, key=lambda plate: (plate.experiment, natural_key(plate.plate)))
     ]
-    imaged, standardised = plate_statistics(report.screen.model_copy(update={"plates": plates}), domain)
-    channels = _channel_names(report.screen.channels)
+    imaged, standardised = plate_statistics(
+        report.screen.model_copy(update={"plates": plates}), report.config.standardise
+    )
+    channels = report.screen.channels
     curves = {
         "Pretraining": learning_curves.draw_pretrain(history),
         "Mean teacher, by cell type": learning_curves.draw_mean_teacher(history, cell_types),
@@ -116,7 +118,7 @@ def render_report(
         roles={"oof": "out of fold"},
         curves=[(title, Markup(svg)) for title, svg in curves.items() if svg],
         maps=_plate_maps(report, mapped),
-        reliability=Markup(reliability.draw(predictions, report.prior_used) or ""),
+        reliability=Markup(reliability.draw(predictions) or ""),
         statistics=Markup(draw_statistics(plates, imaged, standardised, cell_types, channels, domain)),
         spread=channel_spread(plates, imaged[0], cell_types),
         pictures=[(well, base64.b64encode(png).decode()) for well, png in pictures],
@@ -132,7 +134,7 @@ def render_prediction(report: Report, plates: pd.DataFrame, wells: pd.DataFrame)
     cell_types = list(dict.fromkeys(plate.cell_type for plate in records))
     predicted = {str(row.id_code): row for row in report.predictions.itertuples(index=False)}
     marked = wells[wells["look_at"] != ""]
-    channels = _channel_names(report.holdout.channels)
+    channels = report.holdout.channels
     plates = plates.copy()
     for worst, measure in (("min", "sharpness"), ("max", "saturated")):
         values = by_channel(plates, measure, channels)
@@ -189,7 +191,7 @@ def _render(template: str, report: Report, plates: Sequence[PlateRecord], **cont
         plates=len(plates),
         wells=sum(len(plate.wells) for plate in plates),
         sites=sum(len(well.sites) for plate in plates for well in plate.wells),
-        channels=_channel_names(report.holdout.channels),
+        channels=report.holdout.channels,
         durations=_durations(report.lineage),
         word=word,
         heading=word if word != word.lower() else word.capitalize(),
@@ -282,11 +284,6 @@ def _durations(lineage: Mapping[str, Any]) -> list[dict[str, Any]]:
     table = pd.DataFrame({"seconds": by_step.sum(), "longest": by_step.max(), "tasks": by_step.size()})
     table["share"] = (table["seconds"] / table["seconds"].max()).fillna(0.0)
     return [{str(name): value for name, value in row.items()} for row in table.reset_index().to_dict("records")]
-
-
-def _channel_names(channels: int) -> Sequence[str]:
-    """The names of the channels; numbers if there are not six."""
-    return CHANNELS if channels == len(CHANNELS) else [f"channel {c + 1}" for c in range(channels)]
 
 
 def _percent(fraction: float, digits: int = 1) -> str:

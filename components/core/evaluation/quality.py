@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components.core.screen.histograms import histogram
+from components.core.screen.plane_header import Pixels
 
 WHITE_NOISE = 20.0
 """Focus of pixels that do not depend on each other: the sum of the Laplacian's squared weights, 4 * 1 + 16."""
@@ -27,7 +28,7 @@ resolves single pixels. 18 sites of RxRx1 are below 1.1."""
 _MAD, _MEAN_DEVIATION = 1.4826, 1.2533
 
 
-def focus(pixels_CHW: NDArray[np.uint8]) -> NDArray[np.float64]:
+def focus(pixels_CHW: Pixels) -> NDArray[np.float64]:
     """Variance of the Laplacian over the variance of the grey levels, by channel, (C,); NaN for a constant channel.
 
     Blur lowers it; brightness, contrast, flips and quarter turns do not change it. Camera noise raises it, so that values
@@ -88,7 +89,7 @@ def nuclear_fraction(counts_256: NDArray[np.integer], threshold: int) -> float:
     return float(counts_256[threshold + 1 :].sum() / counts_256.sum())
 
 
-def site_quality(pixels_CHW: NDArray[np.uint8], threshold: int) -> NDArray[np.float64]:
+def site_quality(pixels_CHW: Pixels, threshold: int) -> NDArray[np.float64]:
     """Focus by channel, saturated fraction by channel, and the nuclear fraction of a site: M = 2 C + 1 values.
 
     Args:

@@ -6,7 +6,7 @@ C channel, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +19,12 @@ from torch import Generator, Tensor
 from components.core.config import AugmentConfig, BatchNormConfig, RunConfig
 from components.core.errors import InputError
 from components.core.learning.batch_norm import domain_of_wells
+from components.core.learning.crops import Corner, Crops
 from components.core.learning.device import empty_tensor, to_device
 from components.core.learning.loader import SiteLoader, Upload
 from components.core.learning.step_settings import LearningSettings
 from components.core.learning.team import ALONE, Team
-from components.core.screen.histograms import domain_statistics
+from components.core.screen.histograms import TO_DEVIATION, domain_statistics
 from components.core.screen.packed import CORES, SiteReader, SiteTable
 from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
@@ -44,30 +45,42 @@ class Standardiser:
         std_PC: population standard deviation, same shape and unit.
         jitter: in training, mean and std are multiplied by 1 + U(-jitter, jitter), per image and channel.
         device: the device of the batches.
+        own: statistics of each image by itself, float32 (B, C, H, W) to two (B, C), in place of the domain's, which then only
+            scale the jitter of batches that are standardised already.
     """
 
-    def __init__(self, mean_PC: Tensor, std_PC: Tensor, jitter: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        mean_PC: Tensor,
+        std_PC: Tensor,
+        jitter: float,
+        device: torch.device,
+        own: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         self._mean_PC = mean_PC.to(device, torch.float32)
         self._std_PC = std_PC.to(device, torch.float32).clamp_min(SMALLEST_STD)
         self._jitter = jitter
+        self._own = own
         self.device = device
 
     def __call__(self, pixels_BCHW: Tensor, plate_B: Tensor, generator: Generator | None = None) -> Tensor:
-        """Standardised float32 batch, shape (B, C, H, W), channels last, of uint8 pixels.
+        """Standardised float32 batch, shape (B, C, H, W), channels last, of pixels, binned ones included.
 
         Pixels and plate indices may be on the device or the host. The generator draws the jitter, on the CPU; None for none.
         """
-        mean_BC, std_BC = self._statistics(plate_B)
+        if self.device.type == "cpu":
+            x = empty_tensor(tuple(pixels_BCHW.shape), torch.float32, channels_last=True).copy_(pixels_BCHW)
+        else:
+            pixels_BCHW = pixels_BCHW.to(self.device, non_blocking=True)
+            x = pixels_BCHW.to(
+                torch.float32, memory_format=torch.channels_last, copy=pixels_BCHW.dtype == torch.float32
+            )
+        mean_BC, std_BC = self._own(x) if self._own else self._statistics(plate_B)
         if generator is not None and self._jitter > 0:
             mean_factor_BC, std_factor_BC = self._factors(mean_BC, generator)
             mean_BC, std_BC = mean_BC * mean_factor_BC, std_BC * std_factor_BC
         scale_BC = 1.0 / std_BC
         # One fused multiply-add over the pixels, in place: x * scale - mean * scale.
-        if self.device.type == "cpu":
-            x = empty_tensor(tuple(pixels_BCHW.shape), torch.float32, channels_last=True).copy_(pixels_BCHW)
-        else:
-            pixels_BCHW = pixels_BCHW.to(self.device, non_blocking=True)
-            x = pixels_BCHW.to(torch.float32, memory_format=torch.channels_last)
         return torch.addcmul((-mean_BC * scale_BC)[:, :, None, None], x, scale_BC[:, :, None, None], out=x)
 
     def jittered(self, x_BCHW: Tensor, plate_B: Tensor, generator: Generator) -> Tensor:
@@ -95,12 +108,31 @@ class Standardiser:
         return mean_factor_BC, std_factor_BC
 
 
+def own_statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each image's channels, (B, C) each."""
+    var_BC, mean_BC = torch.var_mean(x_BCHW, (2, 3), correction=0)
+    return mean_BC, var_BC.sqrt().clamp_min(SMALLEST_STD)
+
+
+def own_robust_statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Median and median absolute deviation x 1.4826 of each image's channels, (B, C) each.
+
+    Where most pixels are equal, the standard deviation takes the place of the deviation of 0.
+    """
+    flat_BCN = x_BCHW.flatten(2)
+    median_BC = flat_BCN.median(-1).values
+    robust_BC = TO_DEVIATION * (flat_BCN - median_BC[..., None]).abs_().median(-1).values
+    std_BC = own_statistics(x_BCHW)[1]
+    return median_BC, torch.where(robust_BC > 0, robust_BC, std_BC).clamp_min(SMALLEST_STD)
+
+
 @dataclass(frozen=True)
 class Images:
     """Turns rows of the site table into network input."""
 
     table: SiteTable
     loader: SiteLoader
+    crops: Crops
     standardise: Standardiser
     augment: AugmentConfig
     batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)  # domains of batches and BatchNorm statistics
@@ -118,18 +150,32 @@ class Images:
         return None if domain == "none" else domain_of_wells(self.table, domain)
 
     def batches(
-        self, sites: list[NDArray[np.intp]], generators: Sequence[Generator] = ()
+        self,
+        sites: list[NDArray[np.intp]],
+        generators: Sequence[Generator] = (),
+        jitter: bool = True,
+        corners: Sequence[Corner] = (),
     ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
-        """Site batches, rows of the site table, with their standardised images, shape (B, C, H, W), channels last.
+        """Site batches, rows of the site table, with their standardised images, shape (B, C, S, S), channels last.
 
-        The generators draw the jitter, on the CPU, used in turn; none for no jitter.
+        Args:
+            sites: the sites of each batch.
+            generators: draw random crops and the jitter, on the CPU, used in turn; none for crops at the centre without jitter.
+            jitter: whether they draw the jitter too.
+            corners: of the crops of every image; a batch comes once for each. None takes the centre's.
         """
         upload = Upload(self.device)
         for k, (chosen, pixels) in enumerate(zip(sites, self.loader.batches(sites), strict=True)):
             generator = generators[k % len(generators)] if generators else None
             plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]])
-            # Only what needs no random numbers is done ahead; jitter is drawn when a batch is taken.
-            yield chosen, self.standardise(upload(pixels), plate_B, generator)
+            # Only what needs no random numbers is done ahead; they are drawn when a batch is taken.
+            uploaded = upload(pixels)
+            if generator is not None:
+                cut = self.crops.cut_at_random(uploaded, generator)
+                yield chosen, self.standardise(cut, plate_B, generator if jitter else None)
+                continue
+            for corner in corners or (self.crops.centre,):
+                yield chosen, self.standardise(self.crops.cut(uploaded, corner), plate_B)
 
 
 def open_images(
@@ -143,7 +189,7 @@ def open_images(
     """The images of a manifest, read and standardised as configured.
 
     Args:
-        settings: the sections standardise, batch_norm, augment and loader.
+        settings: the sections screen, standardise, batch_norm, augment and loader.
         manifest: the packed screen.
         store: where its plates are.
         device: where batches are computed.
@@ -156,10 +202,10 @@ def open_images(
     """
     standardise, loading = settings.standardise, settings.loader
     table = SiteTable.of(manifest)
-    statistics = domain_statistics(manifest, standardise.domain)
+    statistics = domain_statistics(manifest, standardise)
     if reference is not None and standardise.domain in ("global", "cell_type"):
         known = {p.cell_type: (p.experiment, p.plate) for p in reference.plates}
-        of_reference = domain_statistics(reference, standardise.domain)
+        of_reference = domain_statistics(reference, standardise)
         for plate in manifest.plates:
             if plate.cell_type not in known:
                 raise InputError(
@@ -168,7 +214,8 @@ def open_images(
                 )
         statistics = {(p.experiment, p.plate): of_reference[known[p.cell_type]] for p in manifest.plates}
     means, deviations = zip(*(statistics[p.experiment, p.plate] for p in manifest.plates), strict=True)
-    shape = (manifest.channels, manifest.image_size, manifest.image_size)
+    shape = (len(manifest.channels), *manifest.image_shape)
+    own = own_robust_statistics if standardise.robust else own_statistics
     node_cache = None
     if loading.node_cache is not None:
         node_cache = NodeCache(Path(loading.node_cache), int(loading.node_cache_gib * 2**30))
@@ -183,9 +230,15 @@ def open_images(
             threads=min(loading.requests, 2 * CORES) if store.root is not None else loading.requests,
             ahead=loading.batches_ahead,
             pinned=device.type == "cuda",
+            dtype=np.dtype(manifest.dtype),
         ),
+        crops=Crops.of(settings.screen, manifest.image_shape),
         standardise=Standardiser(
-            torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(deviations)), standardise.jitter, device
+            torch.from_numpy(np.stack(means)),
+            torch.from_numpy(np.stack(deviations)),
+            standardise.jitter,
+            device,
+            own if standardise.domain == "image" else None,
         ),
         augment=settings.augment,
         batch_norm=settings.batch_norm,

@@ -1,4 +1,4 @@
-"""Logits and embeddings of wells: means over sites and dihedral views, before any softmax. torch only.
+"""Logits and embeddings of wells: means over sites, tiles and dihedral views, before any softmax. torch only.
 
 W wells, B batch, K class.
 """
@@ -74,7 +74,7 @@ def _well_means(
     batch_size: int,
     width: int,
 ) -> NDArray[np.float32]:
-    """Mean of `outputs` over each well's sites, (W, width); the team shares the work."""
+    """Mean of `outputs` over each well's sites and their tiles, (W, width); the team shares the work."""
     sum_WK = torch.zeros((len(wells), width), dtype=torch.float64, device=images.device)
     table, domain, team = images.table, images.batch_norm.domain, images.team
     if domain == "none":
@@ -86,10 +86,11 @@ def _well_means(
         for which in np.unique(domain_W[wells])[team.rank :: team.size]:
             sources = statistics_wells(table, domain_W, int(which), images.batch_norm.statistics)
             rows = np.flatnonzero(domain_W[wells] == which)
-            with adapted(network, (x for _, x in images.batches(_distributed(table.sites_of(sources), batch_size)))):
+            seen = images.batches(_distributed(table.sites_of(sources), batch_size), corners=images.crops.tiles())
+            with adapted(network, (x for _, x in seen)):
                 _add_outputs(sum_WK, rows, outputs, images, wells[rows], batch_size)
     total_WK = team.summed(sum_WK.cpu().numpy())
-    counts = (table.first_site_W[wells + 1] - table.first_site_W[wells]).astype(np.float64)
+    counts = (table.first_site_W[wells + 1] - table.first_site_W[wells]).astype(np.float64) * len(images.crops.tiles())
     return (total_WK / counts[:, None]).astype(np.float32)
 
 
@@ -101,11 +102,12 @@ def _add_outputs(
     wells: NDArray[np.intp],
     batch_size: int,
 ) -> None:
-    """Adds the outputs of every site to its well's row."""
+    """Adds the outputs of every tile of every site to its well's row."""
     row_W = np.zeros(images.table.wells, dtype=np.intp)
     row_W[wells] = rows
     sites = images.table.sites_of(wells).astype(np.intp)
-    for chosen, x in images.batches([sites[k : k + batch_size] for k in range(0, len(sites), batch_size)]):
+    batches = [sites[k : k + batch_size] for k in range(0, len(sites), batch_size)]
+    for chosen, x in images.batches(batches, corners=images.crops.tiles()):
         row_B = torch.from_numpy(row_W[images.table.well_S[chosen]]).to(sum_WK.device)
         # Summed on the device, in float64 and in a fixed order; copying each batch would make the device wait for the host.
         sum_WK.index_put_((row_B,), outputs(x).double(), accumulate=True)

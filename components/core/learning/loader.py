@@ -1,4 +1,4 @@
-"""Packed sites to uint8 batches: threads fetch and decode them straight into the batch, some batches ahead.
+"""Packed sites to batches of uint8 or uint16: threads fetch and decode them straight into the batch, some batches ahead.
 
 S sites of a screen, B sites of a batch, C channel, H and W pixels.
 """
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.core.screen.packed import SiteReader
+from components.core.screen.plane_header import Pixels
 
 _TASK_BYTES = 2**20
-"""Bytes of sites that a thread reads at once: one site of 512 pixels, or 75 of 48."""
+"""Bytes of sites that a thread reads at once: one site of 512 pixels, or 75 of 48, of six 8-bit channels."""
 _NONE, _COMING = -1, -2
+_UINT8: np.dtype[Any] = np.dtype(np.uint8)
 
 
 class BatchMemory:
-    """Memory of uint8 batches, reused as soon as nothing refers to the batch in it. Thread-safe.
+    """Memory of batches, reused as soon as nothing refers to the batch in it. Thread-safe.
 
     Allocating a site's memory costs a quarter of reading and decoding the site.
     """
@@ -35,13 +38,13 @@ class BatchMemory:
     def __init__(self) -> None:
         self._free: deque[NDArray[np.uint8]] = deque()
 
-    def take(self, shape: tuple[int, ...]) -> Tensor:
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
         """An uninitialised tensor."""
-        size = math.prod(shape)
+        size = math.prod(shape) * dtype.itemsize
         memory = self._free.pop() if self._free else np.empty(0, dtype=np.uint8)
         if memory.nbytes < size:
             memory = np.empty(size, dtype=np.uint8)
-        view = memory[:size].reshape(shape)
+        view = memory[:size].view(dtype).reshape(shape)
         # The tensor and everything derived from it keep this view alive; when the last is gone, the memory is free again.
         weakref.finalize(view, self._free.append, memory).atexit = False
         return torch.from_numpy(view)
@@ -57,15 +60,17 @@ class DecodedSites:
     They are never replaced: an epoch reads every site about once, so replacing some by later ones would only cost copies.
     """
 
-    def __init__(self, sites: int, shape: tuple[int, int, int], limit_bytes: float) -> None:
+    def __init__(
+        self, sites: int, shape: tuple[int, int, int], limit_bytes: float, dtype: np.dtype[Any] = _UINT8
+    ) -> None:
         self._sites = sites
-        self._shape = shape
+        self._shape, self._dtype = shape, dtype
         self._lock = threading.Lock()
-        self._empty(int(min(sites, limit_bytes // np.prod(shape))))
+        self._empty(int(min(sites, limit_bytes // (np.prod(shape) * dtype.itemsize))))
 
     def _empty(self, capacity: int) -> None:
         # Untouched pages of an allocation cost nothing, so memory grows with its use.
-        self._pixels = np.empty((capacity, *self._shape), dtype=np.uint8)
+        self._pixels = np.empty((capacity, *self._shape), dtype=self._dtype)
         self._slot_S = np.full(self._sites, _NONE, dtype=np.intp)
         self._used = 0
 
@@ -74,7 +79,7 @@ class DecodedSites:
         with self._lock:
             self._empty(0)
 
-    def copy_into(self, sites_B: NDArray[np.intp], out_BCHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def copy_into(self, sites_B: NDArray[np.intp], out_BCHW: Pixels) -> NDArray[np.bool_]:
         """Copies the pixels of the sites that are in memory to their rows; returns which sites those are, (B,)."""
         with self._lock:
             pixels, slot_B = self._pixels, self._slot_S[sites_B]
@@ -86,7 +91,7 @@ class DecodedSites:
             out_BCHW[found_B] = pixels[slot_B[found_B]]
         return found_B
 
-    def keep(self, sites: NDArray[np.intp], pixels: Sequence[NDArray[np.uint8]]) -> None:
+    def keep(self, sites: NDArray[np.intp], pixels: Sequence[Pixels]) -> None:
         """Copies sites into memory while there is room, except those that another thread is copying."""
         if self._used >= len(self._pixels):
             return
@@ -125,6 +130,7 @@ class SiteLoader:
         threads: sites fetched concurrently.
         ahead: batches read ahead of the next one.
         pinned: whether batches are in page-locked memory, for a CUDA device.
+        dtype: of the pixels, uint8 or uint16.
 
     Attributes:
         waited: seconds that the consumer has waited for batches so far.
@@ -139,16 +145,18 @@ class SiteLoader:
         threads: int = 8,
         ahead: int = 3,
         pinned: bool = False,
+        dtype: np.dtype[Any] = _UINT8,
     ) -> None:
         self.waited = 0.0
         self._reader = reader
-        self._shape = shape
-        self._decoded = DecodedSites(sites, shape, limit_bytes)
+        self._shape, self._dtype = shape, dtype
+        self._torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+        self._decoded = DecodedSites(sites, shape, limit_bytes, dtype)
         self._batch_memory = BatchMemory()
         self._threads = threads
         self._ahead = ahead
         self._pinned = pinned
-        self._per_task = max(1, _TASK_BYTES // math.prod(shape))
+        self._per_task = max(1, _TASK_BYTES // (math.prod(shape) * dtype.itemsize))
 
     def release(self) -> None:
         """Releases the memory of decoded sites; from now on every site is fetched."""
@@ -156,7 +164,7 @@ class SiteLoader:
         self._batch_memory.clear()
 
     def batches(self, orders: Iterable[NDArray[np.intp]]) -> Iterator[Tensor]:
-        """uint8 tensors of the site batches, in order. The reading threads end with the iterator.
+        """Tensors of the site batches' pixels, in order. The reading threads end with the iterator.
 
         Raises:
             InputError: a site cannot be read; raised in place of its batch.
@@ -176,8 +184,10 @@ class SiteLoader:
     def _start(self, sites: NDArray[np.intp], threads: ThreadPoolExecutor) -> _Batch:
         """Starts to fill a batch. A site that occurs twice is read once."""
         shape = (len(sites), *self._shape)
-        pinned = self._pinned
-        memory = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pinned else self._batch_memory.take(shape)
+        if self._pinned:
+            memory = torch.empty(shape, dtype=self._torch_dtype, pin_memory=True)
+        else:
+            memory = self._batch_memory.take(shape, self._dtype)
         different, row_B = np.unique(sites, return_inverse=True)
         repeats = len(different) < len(sites)
         if repeats:
@@ -199,7 +209,7 @@ class SiteLoader:
             batch.pixels.copy_(batch.pixels[torch.from_numpy(batch.row_B)])
         return batch.pixels
 
-    def _read(self, sites: NDArray[np.intp], out_BCHW: NDArray[np.uint8]) -> None:
+    def _read(self, sites: NDArray[np.intp], out_BCHW: Pixels) -> None:
         missing = np.flatnonzero(~self._decoded.copy_into(sites, out_BCHW))
         if len(missing):
             rows = [out_BCHW[k] for k in missing]

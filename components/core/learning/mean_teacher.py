@@ -121,7 +121,8 @@ class PairEpoch:
         # Wells of the epoch are copied to the device at once.
         well_S = torch.from_numpy(images.table.well_S[concatenated(flat)]).to(images.device)
         wells = iter(torch.split(well_S, [len(sites) for sites in flat]))
-        taken = images.batches(flat)
+        # Each view has its own jitter, and all see one crop.
+        taken = images.batches(flat, self._random.of_views, jitter=False)
         statistics = StatisticsOfParts([pair.student, pair.teacher], len(self._slots.own))
         meter.start()
         pair.student.train()

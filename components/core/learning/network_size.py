@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 
 from components.core.command import run_command
-from components.core.config import CHANNELS, BackboneConfig, RunConfig
+from components.core.config import BackboneConfig, RunConfig
 from components.core.errors import InputError
 
 
@@ -40,12 +40,14 @@ def network_sizes(config: RunConfig) -> dict[str, NetworkSize]:
     Raises:
         InputError: torch is not installed, or a timm model is unknown or cannot take the images.
     """
-    return _sizes_in_a_process(config.model_dump_json(include={"backbones": True, "screen": {"image_size"}}))
+    return _sizes_in_a_process(
+        config.model_dump_json(include={"backbones": True, "screen": {"channels", "image_size", "bin", "crop"}})
+    )
 
 
 @cache  # a plan by the rates of a run sizes the networks of both, which are often the same
 def _sizes_in_a_process(config: str) -> dict[str, NetworkSize]:
-    """Sizes of the networks of a configuration, JSON with `backbones` and `screen.image_size`."""
+    """Sizes of the networks of a configuration, JSON with `backbones` and the fields of `screen` that say what they see."""
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:  # counting makes torch create a folder
         done = subprocess.run(
             [sys.executable, "-m", __name__],
@@ -61,7 +63,7 @@ def _sizes_in_a_process(config: str) -> dict[str, NetworkSize]:
     return {each["backbone"]: NetworkSize(**each) for each in json.loads(done.stdout)}
 
 
-def measure_size(backbone: BackboneConfig, image_size: int) -> NetworkSize:
+def measure_size(backbone: BackboneConfig, channels: int, side: int) -> NetworkSize:
     """Builds a backbone without memory for its weights, and runs two sites through it.
 
     Raises:
@@ -80,13 +82,14 @@ def measure_size(backbone: BackboneConfig, image_size: int) -> NetworkSize:
 
     try:
         with torch.device("meta"):
-            network, embedding = build_backbone(backbone, len(CHANNELS), image_size)
-            sites = torch.zeros(2, len(CHANNELS), image_size, image_size)  # BatchNorm refuses a single value
+            network, embedding = build_backbone(backbone, channels, side)
+            sites = torch.zeros(2, channels, side, side)  # BatchNorm refuses a single value
         with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             network(sites)
     except RuntimeError as error:
         raise InputError(
-            f"screen.image_size {image_size}: too small for the strides of backbone {backbone.name} ({error})"
+            f"images of {side} x {side} pixels (screen.image_size, bin and crop) are too small for the strides of backbone "
+            f"{backbone.name} ({error})"
         ) from None
     weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     activations = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights) // 2
@@ -98,7 +101,8 @@ def main() -> None:
     """Reads a configuration, writes its networks' sizes."""
     config = RunConfig.model_validate_json(sys.stdin.read())
     try:
-        sizes = [asdict(measure_size(backbone, config.screen.image_size)) for backbone in config.backbones]
+        seen = len(config.screen.channel_names), config.screen.input_side
+        sizes = [asdict(measure_size(backbone, *seen)) for backbone in config.backbones]
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; install cellsignal[train]") from None
     print(json.dumps(sizes))  # noqa: T201

@@ -32,6 +32,7 @@ TRAINING_CODE = (
     "components.core.screen.histograms",
     "components.core.screen.packed",
     "components.core.storage.arrays",
+    "components.core.storage.counts",
     "components.core.storage.manifest",
 )
 """Source code that a training step's result depends on, besides the step's own."""

@@ -91,10 +91,15 @@ def check_shapes(source: str, tensors: Mapping[str, Tensor], expected: Mapping[s
 
 
 def load_network(
-    path: Path, backbone: BackboneConfig, settings: LearningSettings, classes: int, channels: int, device: torch.device
+    path: Path,
+    backbone: BackboneConfig,
+    settings: LearningSettings,
+    classes: int,
+    images: tuple[int, int],
+    device: torch.device,
 ) -> Classifier:
-    """A trained network on its device; raises as `load_weights`."""
-    network = Classifier(backbone, settings.head, classes, channels, settings.screen.image_size)
+    """A trained network on its device, for `images` as `network_input` gives them; raises as `load_weights`."""
+    network = Classifier(backbone, settings.head, classes, *images)
     load_weights(network, path)
     return network.to(device).to(memory_format=torch.channels_last)
 
@@ -116,7 +121,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def load_pretrained(
-    bases: Sequence[Path], fold: int, settings: LearningSettings, classes: int, channels: int, device: torch.device
+    bases: Sequence[Path],
+    fold: int,
+    settings: LearningSettings,
+    classes: int,
+    images: tuple[int, int],
+    device: torch.device,
 ) -> tuple[dict[str, Classifier], list[dict[str, Any]]]:
     """The networks that pretrain wrote, by backbone in the configured order, and the records of their epochs.
 
@@ -136,7 +146,7 @@ def load_pretrained(
         raise InputError(f"pretrained backbones {sorted(found)} do not match the configured ones {sorted(names)}")
     networks = {
         backbone.name: load_network(
-            found[backbone.name] / "weights.safetensors", backbone, settings, classes, channels, device
+            found[backbone.name] / "weights.safetensors", backbone, settings, classes, images, device
         )
         for backbone in settings.backbones
     }
@@ -183,7 +193,7 @@ def save_pairs(pairs: Sequence[Pair], folder: Path, epoch: int, history: list[di
 
 
 def load_pairs(
-    folder: Path, settings: LearningSettings, classes: int, channels: int, device: torch.device
+    folder: Path, settings: LearningSettings, classes: int, images: tuple[int, int], device: torch.device
 ) -> tuple[list[Pair], list[dict[str, Any]]]:
     """The pairs of the configured backbones that save_pairs wrote, and the history.
 
@@ -194,7 +204,7 @@ def load_pairs(
     pairs = []
     for backbone in settings.backbones:
         student, teacher = (
-            load_network(folder / f"{backbone.name}.{role}.safetensors", backbone, settings, classes, channels, device)
+            load_network(folder / f"{backbone.name}.{role}.safetensors", backbone, settings, classes, images, device)
             for role in ("student", "teacher")
         )
         teacher.requires_grad_(False)

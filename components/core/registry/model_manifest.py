@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from components.core.config import RunConfig, parse
 from components.core.screen.wells import experiment_of
 from components.core.storage.finished import StoredFile
-from components.core.storage.manifest import PlateDesign, Vocabulary
+from components.core.storage.manifest import PixelType, PlateDesign, Vocabulary
 from components.core.storage.run_records import Learned
 from components.core.stored_record import StoredRecord
 
@@ -45,7 +45,7 @@ class ModelManifest(StoredRecord):
     KIND = "model's manifest"
     IF_DAMAGED = "publish its run again (`cellsignal models publish RUN --repair`)"
 
-    schema_version: int = Field(2, ge=1, description="version of the record's format")
+    schema_version: int = Field(3, ge=1, description="version of the record's format")
     fingerprint: str = Field(pattern=f"^{FINGERPRINT}$", description="digest of all that determines the model")
     attempt: str = Field(pattern=r"^[0-9a-f]{32}$", description="folder of its files")
     name: str = Field(description="of the run's configuration")
@@ -56,8 +56,9 @@ class ModelManifest(StoredRecord):
     lineage: dict[str, Any] = Field(description="the run's, as recorded at its start")
     config: dict[str, Any] = Field(description="the run's whole configuration")
     screen: str = Field(description="digest of the training screen's manifest")
-    channels: int
-    image_size: int
+    channels: tuple[str, ...] = Field(description="names, in the order of the networks' input")
+    image_shape: tuple[int, int] = Field(description="height and width of the images, pixels")
+    dtype: PixelType = Field(description="type of the packed pixels")
     cell_types: tuple[str, ...]
     folds: dict[str, tuple[int, ...]] = Field(description="folds that have networks, by cell type")
     backbones: tuple[str, ...]

@@ -11,8 +11,9 @@ from components.core.config import PriorConfig, ScreenConfig
 from components.core.errors import InputError, shortened
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
 from components.core.registry.model_manifest import ModelManifest
-from components.core.screen.images import SiteFiles, file_checksums, read_sites
+from components.core.screen.images import image_form
 from components.core.screen.layouts import read_new_plates
+from components.core.screen.plane_header import pixels
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateDesign, PlateRecord, ReferenceModel
@@ -46,20 +47,27 @@ def plates_for(
     return screen
 
 
-def check_first_image(model: ModelManifest, source: ScreenSource, screen: Screen) -> None:
-    """Refuses images of another size before all of them are listed; packing checks each image.
+def check_first_image(model: ModelManifest, source: ScreenSource, screen: Screen, bits: int | None) -> None:
+    """Refuses images of another form before all of them are listed; packing checks each image.
 
-    There is at least one plate. InputError if the first image cannot be read, or has another size than those that the model was
-    trained with.
+    There is at least one plate. `bits` is pack.bits. InputError if the first image cannot be read, or channels, size or bit
+    depth are others than those that the model was trained with.
     """
-    well = screen.plates[0].wells[0]
-    files = SiteFiles(well.well, well.sites[0].site, 0, well.sites[0].channels[:1])
+    if screen.channels != model.channels:
+        raise InputError(
+            f"{source.address()}: the channels are {', '.join(screen.channels)}, but model {model.short} was trained with "
+            f"{', '.join(model.channels)}; name them in this order (screen.channels)"
+        )
     try:
-        (contents,) = read_sites(source, [files])
-        file_checksums(source, files, contents, model.image_size, screen.channels)
+        form = image_form(source, screen, model.image_shape)
     except InputError as error:
-        size = f"{model.image_size}x{model.image_size}"
-        raise InputError(f"{error}; model {model.short} was trained with 8-bit grey images of {size} pixels") from None
+        raise InputError(
+            f"{error}; model {model.short} was trained with images of {pixels(model.image_shape)}"
+        ) from None
+    if model.dtype != (form.dtype if bits is None else "uint8"):
+        raise InputError(
+            f"{source.address()}: the images have {form.dtype} pixels, but model {model.short} was trained with {model.dtype}"
+        )
 
 
 def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
@@ -79,7 +87,7 @@ def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
 
 def design_of(screen: Manifest, prior: PriorConfig) -> PlateDesign | None:
     """The plate design of a screen's labelled plates; None if they have none, or the prior is off. InputError for a faulty one."""
-    if not prior.enabled or screen.has_no_design:
+    if not prior.enabled:
         return None
     treatments = screen.vocabulary.treatments
     try:
@@ -113,7 +121,8 @@ def reference_of(
     return Manifest(
         store=store,
         channels=model.channels,
-        image_size=model.image_size,
+        image_shape=model.image_shape,
+        dtype=model.dtype,
         vocabulary=model.vocabulary,
         folds={},
         plates=tuple(plates),

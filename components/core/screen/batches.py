@@ -1,16 +1,18 @@
 """Packs a few sites of a plate: image files in, chunks in the store out. All of the packing that takes time.
 
 A batch and its result hold names, sizes, digests and counts: if another process packs it, no pixel crosses over. A third of
-the work holds Python's lock (png.py), which is why several cores pack in processes. C channels, S side.
+the work holds Python's lock (png.py), which is why several cores pack in processes. C channels, H and W pixels, G grey values.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,9 @@ from numpy.typing import NDArray
 
 from components.core.config import PackConfig
 from components.core.screen import ome_zarr
-from components.core.screen.histograms import BINS, count_greys
-from components.core.screen.images import PlateFiles, SiteFiles, decode_channel, file_checksums, read_sites
+from components.core.screen.histograms import GREYS, count_greys
+from components.core.screen.images import Contents, PlateFiles, SiteFiles, decode_channel, file_checksums, read_sites
+from components.core.screen.plane_header import ImageForm, Pixels
 from components.core.screen.screen_source import ScreenSource
 from components.core.storage.manifest import SiteRecord
 
@@ -30,16 +33,36 @@ if TYPE_CHECKING:
 BATCH = 4
 """Sites of a batch: with six images each, enough requests in flight together."""
 
+Range = tuple[int, int]
+"""Grey values of the image files that are 0 and 255 in a rescaled plate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packing:
     """How a screen is packed."""
 
     source: ScreenSource
-    channels: tuple[str, ...]  # names
-    image_size: int  # side of the images, pixels
+    form: ImageForm  # of the image files
     pack: PackConfig
     store: ObjectStore  # receives the plates
+
+    @property
+    def rescales(self) -> bool:
+        """Whether 16-bit pixels are rescaled to 8 bits."""
+        return self.form.dtype == "uint16" and self.pack.bits == 8
+
+    @property
+    def packed_form(self) -> ImageForm:
+        """The form of the packed pixels."""
+        return replace(self.form, dtype="uint8") if self.rescales else self.form
+
+
+class Work(Enum):
+    """What is done with the sites of a batch."""
+
+    CHECK = auto()  # files' checksums, from which copies of a packed plate are known
+    COUNT = auto()  # the pixels' grey values, from which a plate's ranges follow
+    PACK = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +70,17 @@ class Batch:
     """Some sites of a plate."""
 
     sites: tuple[SiteFiles, ...]
-    prefix: str  # the plate's key prefix; empty if the files are only to be checked
+    work: Work
+    prefix: str = ""  # the plate's key prefix, to pack
+    controls: frozenset[str] = frozenset()  # the plate's control wells, which are counted by themselves too
+    ranges: tuple[Range, ...] = ()  # of each channel, to rescale
 
 
-def batches(files: PlateFiles, prefix: str) -> Iterator[Batch]:
-    """A plate's sites in order, a few a batch."""
+def batches(files: PlateFiles, like: Batch) -> Iterator[Batch]:
+    """A plate's sites in order, a few a batch that is otherwise like another."""
     sites = iter(files.sites)
     while some := tuple(islice(sites, BATCH)):
-        yield Batch(some, prefix)
+        yield replace(like, sites=some)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +88,7 @@ class PackedSite:
     """A packed or checked site."""
 
     images: tuple[str, ...]  # checksum of each image file, in order of SiteFiles.paths
-    record: SiteRecord | None = None  # of the chunk; None if the site was only checked
+    record: SiteRecord | None = None  # of the chunk; None if the site was not packed
     black: tuple[int, ...] = ()  # channels that are all black, from 0
 
 
@@ -71,7 +97,8 @@ class PackedBatch:
     """What packing a batch returns."""
 
     sites: tuple[PackedSite, ...]  # in the batch's order
-    histogram_C256: NDArray[np.int64]  # pixel counts over all of them
+    histogram_CG: NDArray[np.int64] | None  # pixel counts over all of them; None if they were only checked
+    controls_CG: NDArray[np.int64] | None  # over those of control wells; None if there are none
 
 
 class BatchPacker:
@@ -85,59 +112,80 @@ class BatchPacker:
 
     def __init__(self, packing: Packing, computing: AbstractContextManager[object] | None = None) -> None:
         self._packing, self._computing = packing, computing or nullcontext()
+        self._channels = packing.form.channels
 
     def __call__(self, batch: Batch) -> PackedBatch:
-        """Reads, checks, decodes, counts, compresses and writes the sites; returns when all are written.
+        """Reads and checks the sites' files, and decodes, counts, compresses and writes as the batch says.
+
+        Returns when all is written.
 
         Raises:
-            InputError: an image cannot be read, is damaged or of another kind or size; sites before it are written.
+            InputError: an image cannot be read, is damaged or of another kind, size or bit depth; sites before it are written.
         """
-        contents = read_sites(self._packing.source, batch.sites)
-        total_C256 = np.zeros((len(self._packing.channels), BINS), np.int64)
+        contents = read_sites(self._packing.source, batch.sites, self._channels)
         packed: list[PackedSite] = []
-        if not batch.prefix:
-            for site, files in zip(batch.sites, contents, strict=True):
-                packed.append(PackedSite(self._checksums(site, files)))
-            return PackedBatch(tuple(packed), total_C256)
+        if batch.work is Work.CHECK:
+            packed = [PackedSite(self._checksums(*each)) for each in zip(batch.sites, contents, strict=True)]
+            return PackedBatch(tuple(packed), None, None)
+        greys = GREYS[(self._packing.packed_form if batch.work is Work.PACK else self._packing.form).dtype]
+        total_CG = np.zeros((len(self._channels), greys), np.int64)
+        controls_CG = np.zeros_like(total_CG) if any(site.well in batch.controls for site in batch.sites) else None
 
         def chunks() -> Iterator[tuple[str, bytes]]:
             for site, files in zip(batch.sites, contents, strict=True):
                 with self._computing:
-                    key, chunk, result, counts_C256 = self._encode(site, files)
-                np.add(total_C256, counts_C256, out=total_C256)
-                packed.append(result)
+                    images, pixels_CHW, counts_CG = self._decoded(site, files, batch.ranges)
+                    chunk = ome_zarr.encode_chunk(pixels_CHW, self._packing.pack) if batch.work is Work.PACK else b""
+                np.add(total_CG, counts_CG, out=total_CG)
+                if controls_CG is not None and site.well in batch.controls:
+                    np.add(controls_CG, counts_CG, out=controls_CG)
+                black = tuple(np.flatnonzero(counts_CG[:, 0] == pixels_CHW[0].size).tolist())
+                if batch.work is Work.COUNT:
+                    packed.append(PackedSite(images, None, black))
+                    continue
+                key, digest = ome_zarr.chunk_key(site.well, site.field), hashlib.sha256(chunk).hexdigest()
+                record = SiteRecord(site=site.site, key=key, size=len(chunk), sha256=digest)
+                packed.append(PackedSite(images, record, black))
                 yield f"{batch.prefix}/{key}", chunk
 
         self._packing.store.put_many(chunks())
-        return PackedBatch(tuple(packed), total_C256)
+        return PackedBatch(tuple(packed), total_CG, controls_CG)
 
-    def _checksums(self, site: SiteFiles, contents: Mapping[str, bytes]) -> tuple[str, ...]:
-        packing = self._packing
-        return tuple(file_checksums(packing.source, site, contents, packing.image_size, packing.channels))
+    def _checksums(self, site: SiteFiles, contents: Contents) -> tuple[str, ...]:
+        return file_checksums(self._packing.source, site, contents, self._channels)
 
-    def _encode(
-        self, site: SiteFiles, contents: Mapping[str, bytes]
-    ) -> tuple[str, bytes, PackedSite, NDArray[np.int64]]:
-        """A site's key relative to the plate, its chunk, description and pixel counts, int64 (C, 256)."""
-        packing, size = self._packing, self._packing.image_size
-        pixels_CSS = _pixels(len(packing.channels), size)
-        counts_C256 = np.empty((len(packing.channels), BINS), np.int64)
+    def _decoded(
+        self, site: SiteFiles, contents: Contents, ranges: tuple[Range, ...]
+    ) -> tuple[tuple[str, ...], Pixels, NDArray[np.int64]]:
+        """Checksums of a site's files, its pixels, rescaled to the ranges if there are any, and their counts (C, G)."""
+        form = self._packing.form
         images = self._checksums(site, contents)
-        for channel in range(len(packing.channels)):
-            decode_channel(packing.source, site, channel, contents, pixels_CSS[channel], packing.channels)
-            count_greys(pixels_CSS[channel], counts_C256[channel])  # now, while it is in the cache
-        chunk, key = ome_zarr.encode_chunk(pixels_CSS, self._packing.pack), ome_zarr.chunk_key(site.well, site.field)
-        record = SiteRecord(site=site.site, key=key, size=len(chunk), sha256=hashlib.sha256(chunk).hexdigest())
-        black = tuple(np.flatnonzero(counts_C256[:, 0] == size * size).tolist())
-        return key, chunk, PackedSite(images, record, black), counts_C256
+        pixels_CHW = _array("files", form)
+        packed_CHW = _array("rescaled", replace(form, dtype="uint8")) if ranges else pixels_CHW
+        counts_CG = np.empty((len(self._channels), GREYS[packed_CHW.dtype.name]), np.int64)
+        for channel in range(len(self._channels)):
+            decode_channel(self._packing.source, site, channel, contents, pixels_CHW[channel], self._channels)
+            if ranges:
+                np.take(_rescaling(ranges[channel]), pixels_CHW[channel], out=packed_CHW[channel], mode="clip")
+            count_greys(packed_CHW[channel], counts_CG[channel])  # now, while it is in the cache
+        return images, packed_CHW, counts_CG
+
+
+@lru_cache(64)
+def _rescaling(ends: Range) -> NDArray[np.uint8]:
+    """For each of 65,536 grey values the one of 256: 0 up to the range's low end, 255 from its high end."""
+    low, high = ends
+    share = (np.arange(GREYS["uint16"]) - low) / (high - low)
+    return np.asarray(np.rint(255 * share.clip(0, 1)), np.uint8)
 
 
 _scratch = threading.local()
 
 
-def _pixels(channels: int, size: int) -> NDArray[np.uint8]:
-    """This thread's array (C, S, S), reused: fresh memory costs a page fault every 4 KiB."""
-    known: NDArray[np.uint8] | None = getattr(_scratch, "pixels_CSS", None)
-    if known is None or known.shape != (channels, size, size):
-        known = _scratch.pixels_CSS = np.empty((channels, size, size), np.uint8)
+def _array(name: str, form: ImageForm) -> Pixels:
+    """This thread's array (C, H, W) of a name, reused: fresh memory costs a page fault every 4 KiB."""
+    known: Pixels | None = getattr(_scratch, name, None)
+    if known is None or known.shape != form.site_shape or known.dtype != form.dtype:
+        known = np.empty(form.site_shape, form.dtype)
+        setattr(_scratch, name, known)
     return known

@@ -1,4 +1,4 @@
-"""The image files of a plate's sites: whether they are there, their bytes, and pixels. Reads through ScreenSource."""
+"""The image files of a plate's sites: whether they are there, their form, bytes and pixels. Reads through ScreenSource."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from posixpath import basename, commonpath, dirname, relpath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.core.errors import InputError, one_line
-from components.core.screen.plane_header import BadImageError
-from components.core.screen.planes import checksums, decode_plane, plane_header
+from components.core.screen.plane_header import BadImageError, ImageForm, Pixels
+from components.core.screen.planes import Content, checksums, decode_plane, pixel_size, plane_header
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import Plane, Plate, Screen
-from components.core.screen.zarr_images import is_zarr
+from components.core.screen.zarr_images import is_zarr, read_zarr_planes
 
 _LISTINGS = 8
 """Folders of a plate listed in parallel: in a bucket each takes several requests."""
+
+Contents = Mapping[Plane, Content]
+"""What the planes of a site are decoded from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,15 @@ class SiteFiles:
     site: int  # site number, from 1
     field: int  # index among the well's sites, from 0
     channels: tuple[tuple[Plane, ...], ...]  # of each channel its planes
+
+    @property
+    def planes(self) -> dict[Plane, int]:
+        """The planes, once each, in order of the channels, with the first channel that needs each."""
+        found: dict[Plane, int] = {}
+        for channel, planes in enumerate(self.channels):
+            for plane in planes:
+                found.setdefault(plane, channel)
+        return found
 
     @property
     def paths(self) -> list[str]:
@@ -46,7 +57,7 @@ class PlateFiles:
 
     def name(self, path: str) -> str:
         """A file's path relative to `folder`: it stays when a plate is moved."""
-        return relpath(path, self.folder) if self.folder else path
+        return _below(path, self.folder)
 
 
 def plate_files(source: ScreenSource, plate: Plate) -> PlateFiles:
@@ -82,8 +93,14 @@ def plate_files(source: ScreenSource, plate: Plate) -> PlateFiles:
         )
     found |= {facts.name: facts for facts in trees}
     folder = commonpath([dirname(path) for path in found]) if found else ""
-    named = [facts._replace(name=relpath(path, folder) if folder else path) for path, facts in sorted(found.items())]
+    named = [facts._replace(name=_below(path, folder)) for path, facts in sorted(found.items())]
     return PlateFiles(tuple(sites), tuple(named), folder)
+
+
+def _below(path: str, folder: str) -> str:
+    if not folder:
+        return path
+    return path[len(folder) + 1 :] if path.startswith(f"{folder}/") else relpath(path, folder)
 
 
 def table_facts(source: ScreenSource, screen: Screen) -> list[FileFacts]:
@@ -102,78 +119,105 @@ def _list(source: ScreenSource, folder: str) -> Sequence[FileFacts]:
         return []
 
 
-def read_sites(source: ScreenSource, sites: Sequence[SiteFiles]) -> list[dict[str, bytes]]:
-    """The bytes of some sites' files by path, read together.
+def image_form(source: ScreenSource, screen: Screen, shape: tuple[int, int] | None) -> ImageForm:
+    """The form of a screen's images, from the first one's header.
+
+    Args:
+        source: the screen.
+        screen: its tables, with at least one imaged site.
+        shape: the expected height and width, pixels; None takes any.
 
     Raises:
-        InputError: a file cannot be read; names file and well.
+        InputError: the first image cannot be read, is damaged, or of another kind or size; names file, channel and well.
     """
-    paths = [path for site in sites for path in site.paths]
+    first = next(
+        SiteFiles(well.well, site.site, 0, site.channels[:1])
+        for plate in screen.plates
+        for well in plate.wells
+        for site in well.sites
+    )
+    plane = first.channels[0][0]
+    content = read_sites(source, [first], screen.channels)[0][plane]
     try:
-        contents = iter(source.read_many(paths))
+        header = plane_header(content)
+        header.check(shape or header.shape, header.dtype, plane.index)
+        return ImageForm(screen.channels, header.shape, header.dtype, pixel_size(content))
+    except BadImageError as error:
+        raise _bad_image(source, first, plane, screen.channels, error) from None
+
+
+def read_sites(source: ScreenSource, sites: Sequence[SiteFiles], channels: Sequence[str]) -> list[dict[Plane, Content]]:
+    """What the planes of some sites are decoded from, read together.
+
+    Raises:
+        InputError: a file cannot be read; names file, channel and well.
+    """
+    of_files = list(dict.fromkeys(path for site in sites for path in site.paths if not is_zarr(path)))
+    of_zarr = list(dict.fromkeys(plane for site in sites for plane in site.planes if is_zarr(plane.path)))
+    try:
+        files = dict(zip(of_files, source.read_many(of_files), strict=True)) if of_files else {}
+        planes = dict(zip(of_zarr, read_zarr_planes(source, of_zarr), strict=True)) if of_zarr else {}
     except UnreadableError as error:
-        site = next((site for site in sites if error.path in site.paths), sites[0])
-        raise InputError(
-            f"{source.address(error.path)}: of well {site.well}, site {site.site}: {error.reason}"
-        ) from None
-    return [{path: next(contents) for path in site.paths} for site in sites]
+        site, plane = next(
+            ((site, plane) for site in sites for plane in site.planes if error.path.startswith(plane.path)),
+            (sites[0], next(iter(sites[0].planes))),
+        )
+        raise _bad_image(source, site, plane, channels, error.reason, error.path) from None
+    return [{plane: planes[plane] if plane in planes else files[plane.path] for plane in site.planes} for site in sites]
 
 
 def file_checksums(
-    source: ScreenSource, site: SiteFiles, contents: Mapping[str, bytes], size: int, channels: Sequence[str]
-) -> list[str]:
-    """Checksums of a site's files, in order of `paths`, and a check of their headers; see `decode_channel`."""
-    by_path: dict[str, tuple[int, Plane]] = {}
-    for channel, planes in enumerate(site.channels):
-        for plane in planes:
-            by_path.setdefault(plane.path, (channel, plane))
-    found = []
-    for path, (channel, plane) in by_path.items():
+    source: ScreenSource, site: SiteFiles, contents: Contents, channels: Sequence[str]
+) -> tuple[str, ...]:
+    """Checksums of a site's files, in order of `paths`: files of the same size and checksums are the same.
+
+    Raises:
+        InputError: a PNG is damaged; names file, channel and well.
+    """
+    found: dict[str, str] = {}
+    for plane, content in contents.items():
+        if isinstance(content, bytes) and plane.path in found:
+            continue
         try:
-            found.append(checksums(contents[path]))
-            plane_header(contents[path]).check((size, size), "uint8", plane.index)
+            found[plane.path] = found.get(plane.path, "") + checksums(content)
         except BadImageError as error:
-            raise _bad_image(source, site, channel, path, channels, error) from None
-    return found
+            raise _bad_image(source, site, plane, channels, error) from None
+    return tuple(found.values())
 
 
 def decode_channel(
-    source: ScreenSource,
-    site: SiteFiles,
-    channel: int,
-    contents: Mapping[str, bytes],
-    out_HW: NDArray[np.uint8],
-    channels: Sequence[str],
+    source: ScreenSource, site: SiteFiles, channel: int, contents: Contents, out_HW: Pixels, channels: Sequence[str]
 ) -> None:
-    """Decodes a channel of a site: its only plane, or the maximum of its planes.
+    """Decodes a channel of a site, whose checksums were taken: its only plane, or the maximum of its planes.
 
     Args:
         source: the screen, for messages.
         site: the site.
         channel: its number, from 0.
-        contents: the bytes of the site's files by path.
+        contents: of the site's planes.
         out_HW: receives the pixels.
         channels: names of the channels.
 
     Raises:
-        InputError: a file is truncated, damaged or of another kind or size; names file, channel and well.
+        InputError: a file is truncated, damaged or of another kind, size or bit depth; names file, channel and well.
     """
     first, *others = site.channels[channel]
-    for plane in (first, *others):
-        try:
-            if plane is first:
-                decode_plane(contents[plane.path], plane.index, out_HW)
-            else:
-                one_HW = np.empty_like(out_HW)
-                decode_plane(contents[plane.path], plane.index, one_HW)
-                np.maximum(out_HW, one_HW, out=out_HW)
-        except BadImageError as error:
-            raise _bad_image(source, site, channel, plane.path, channels, error) from None
+    plane = first
+    try:
+        decode_plane(contents[first], first.index, out_HW)
+        for plane in others:
+            one_HW = np.empty_like(out_HW)
+            decode_plane(contents[plane], plane.index, one_HW)
+            np.maximum(out_HW, one_HW, out=out_HW)
+    except BadImageError as error:
+        raise _bad_image(source, site, plane, channels, error) from None
 
 
 def _bad_image(
-    source: ScreenSource, site: SiteFiles, channel: int, path: str, channels: Sequence[str], reason: object
+    source: ScreenSource, site: SiteFiles, plane: Plane, channels: Sequence[str], reason: object, path: str = ""
 ) -> InputError:
+    channel = site.planes[plane]
     return InputError(
-        f"{source.address(path)}: channel {channel + 1} ({channels[channel]}) of well {site.well}, site {site.site}: {reason}"
+        f"{source.address(path or plane.path)}: channel {channel + 1} ({channels[channel]}) of well {site.well}, "
+        f"site {site.site}: {reason}"
     )

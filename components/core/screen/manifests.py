@@ -5,8 +5,9 @@ The folds of a manifest can be dealt again without the tables, so that one packe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from components.core.config import FoldsConfig
@@ -27,7 +28,6 @@ def build_manifest(
     folds: Mapping[str, int],
     well_folds: Mapping[str, int],
     warnings: Sequence[str],
-    no_design: str = "",
     columns: Sequence[str] = (),
     run: str = "",
 ) -> Manifest:
@@ -42,7 +42,6 @@ def build_manifest(
         folds: fold by experiment; empty if wells are dealt to folds.
         well_folds: fold by id_code; empty if experiments are.
         warnings: what the user should check in this half.
-        no_design: why the plate design is not used; empty if it may be.
         columns: names of the screen's own columns in tables of results.
         run: the run's key; empty if the step runs by hand.
     """
@@ -53,12 +52,12 @@ def build_manifest(
     )
     return Manifest(
         store=packing.store.uri("").rstrip("/"),
-        channels=len(screen.channels),
-        image_size=packing.image_size,
+        channels=screen.channels,
+        image_shape=packing.form.shape,
+        dtype=packing.packed_form.dtype,
         vocabulary=screen.vocabulary,
         folds={} if holdout else dict(folds),
         plates=tuple(plates),
-        no_design=no_design,
         columns=tuple(columns),
         warnings=tuple(warnings),
         run=run,
@@ -66,7 +65,7 @@ def build_manifest(
 
 
 def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
-    """The same screen with other folds: the manifest that normalize would make with this configuration of them and no prior.
+    """The same screen with other folds: the manifest that normalize would make with this configuration of them.
 
     Raises:
         InputError: too few labelled experiments, or wells, for the folds.
@@ -93,6 +92,21 @@ def controls_warnings(plates: Sequence[Plate]) -> list[str]:
     return [f"no control wells on {shortened(bare)}"] if bare else []
 
 
+def depth_warning(packing: Packing, results: Iterable[PackResult]) -> list[str]:
+    """A warning if 16-bit images use the range of fewer bits, as those of cameras of 12 bits do."""
+    if packing.packed_form.dtype != "uint16":
+        return []
+    used = np.sum([result.packed.histograms.array for result in results], axis=0).any(axis=0)
+    largest = int(np.flatnonzero(used)[-1])
+    bits = max(largest.bit_length(), 8)
+    if bits >= 16:
+        return []
+    return [
+        f"the images have 16 bits, but their largest value is {largest:,}: pixels of {bits} bits or fewer. Nothing is lost; "
+        "standardise.domain none would scale by 65,535"
+    ]
+
+
 def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> PlateRecord:
     sites = {well.well: well.sites for well in result.packed.wells}
     return PlateRecord(
@@ -102,6 +116,8 @@ def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> Pl
         labelled=plate.labelled and not plate.holdout,
         prefix=result.prefix,
         histograms=result.packed.histograms,
+        control_histograms=result.control_histograms,
+        rescaled=result.packed.rescaled,
         wells=tuple(
             WellRecord(
                 id_code=well.id_code,

@@ -1,7 +1,7 @@
 """The packed sites of a manifest: a table of them for sampling and batching, and a reader of their pixels.
 
 P plates, W wells, S sites, all in the manifest's order; a well's sites are neighbours: from first_site_W[w] up to
-first_site_W[w + 1]. B sites of a batch, C channels, S side.
+first_site_W[w + 1]. B sites of a batch, C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from components.core.errors import InputError, MissingObjectError
 from components.core.processes import cores
 from components.core.screen.ome_zarr import BadChunkError, decode_chunk
+from components.core.screen.plane_header import Pixels
 from components.core.storage.manifest import Manifest, Role
 from components.core.storage.node_cache import NodeCache
 
@@ -160,29 +161,30 @@ class SiteReader:
         node_cache: NodeCache | None = None,
     ) -> None:
         self._store = store
-        self._shape = (manifest.channels, manifest.image_size, manifest.image_size)
+        self._shape = (len(manifest.channels), *manifest.image_shape)
+        self._dtype = np.dtype(manifest.dtype)
         self.table = SiteTable.of(manifest) if table is None else table
         self._verify = verify
         self._verified_S = np.zeros(self.table.sites, dtype=np.bool_)
         self._node_cache = node_cache
         self._own = threading.local()
 
-    def read(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Reads sites, as the table numbers them, in any order, repeats allowed; uint8 (B, C, S, S).
+    def read(self, indices: Sequence[int] | NDArray[np.integer]) -> Pixels:
+        """Reads sites, as the table numbers them, in any order, repeats allowed; uint8 or uint16 (B, C, H, W).
 
         Raises:
             InputError: a chunk is missing or broken; names plate, well and site.
         """
-        pixels_BCSS = np.empty((len(indices), *self._shape), np.uint8)
-        self.read_into(np.asarray(indices, dtype=np.intp), list(pixels_BCSS))
-        return pixels_BCSS
+        pixels_BCHW = np.empty((len(indices), *self._shape), self._dtype)
+        self.read_into(np.asarray(indices, dtype=np.intp), list(pixels_BCHW))
+        return pixels_BCHW
 
-    def read_into(self, sites: NDArray[np.intp], out: Sequence[NDArray[np.uint8]]) -> None:
-        """Reads each site into its array, shape (C, S, S), uint8, C-contiguous. Raises as `read`."""
+    def read_into(self, sites: NDArray[np.intp], out: Sequence[Pixels]) -> None:
+        """Reads each site into its array, shape (C, H, W), of the manifest's type, C-contiguous. Raises as `read`."""
         elsewhere = [
-            (site, out_CSS)
-            for site, out_CSS in zip(sites.tolist(), out, strict=True)
-            if not self._from_node(site, out_CSS) and not self._from_file(site, out_CSS)
+            (site, out_CHW)
+            for site, out_CHW in zip(sites.tolist(), out, strict=True)
+            if not self._from_node(site, out_CHW) and not self._from_file(site, out_CHW)
         ]
         if not elsewhere:
             return
@@ -192,10 +194,10 @@ class SiteReader:
             chunks = [self._store.view(keys[0])] if len(keys) == 1 else self._store.get_many(keys)
         except MissingObjectError:
             raise self._first_missing([site for site, _ in elsewhere]) from None
-        for (site, out_CSS), chunk in zip(elsewhere, chunks, strict=True):
-            self._fetched(site, chunk, out_CSS)
+        for (site, out_CHW), chunk in zip(elsewhere, chunks, strict=True):
+            self._fetched(site, chunk, out_CHW)
 
-    def _from_node(self, site: int, out_CSS: NDArray[np.uint8]) -> bool:
+    def _from_node(self, site: int, out_CHW: Pixels) -> bool:
         """Reads from the node's cache; False if the chunk is missing or damaged there."""
         if self._node_cache is None:
             return False
@@ -204,13 +206,13 @@ class SiteReader:
         if count < 0:
             return False
         try:
-            self._decode(site, buffer[:count], out_CSS)
+            self._decode(site, buffer[:count], out_CHW)
         except BadChunkError:
             self._node_cache.drop(digest)
             return False
         return True
 
-    def _from_file(self, site: int, out_CSS: NDArray[np.uint8]) -> bool:
+    def _from_file(self, site: int, out_CHW: Pixels) -> bool:
         """Reads from the store's own file; False if that fails, so that the store reports why."""
         if self._store.root is None:
             return False
@@ -220,19 +222,19 @@ class SiteReader:
                 count = file.readinto(buffer) or 0
         except OSError:
             return False
-        self._fetched(site, buffer[:count], out_CSS)
+        self._fetched(site, buffer[:count], out_CHW)
         return True
 
-    def _fetched(self, site: int, chunk: memoryview | bytes, out_CSS: NDArray[np.uint8]) -> None:
+    def _fetched(self, site: int, chunk: memoryview | bytes, out_CHW: Pixels) -> None:
         """Decodes a chunk from the store, and adds it to the node's cache."""
         try:
-            self._decode(site, chunk, out_CSS, entering=self._node_cache is not None)
+            self._decode(site, chunk, out_CHW, entering=self._node_cache is not None)
         except BadChunkError as error:
             raise self._broken(site, str(error)) from None
         if self._node_cache is not None:
             self._node_cache.add(self.table.sha256_S[site], chunk)
 
-    def _decode(self, site: int, chunk: memoryview | bytes, out_CSS: NDArray[np.uint8], entering: bool = False) -> None:
+    def _decode(self, site: int, chunk: memoryview | bytes, out_CHW: Pixels, entering: bool = False) -> None:
         """Raises BadChunkError if the chunk is not the one of the manifest."""
         size = self.table.size_S[site]
         if len(chunk) != size:
@@ -244,7 +246,7 @@ class SiteReader:
                 if hashlib.sha256(chunk).hexdigest() != self.table.sha256_S[site]:
                     raise BadChunkError("does not match its SHA-256")
                 self._verified_S[site] = True
-            decode_chunk(chunk, out_CSS)
+            decode_chunk(chunk, out_CHW)
         finally:
             _slots.put(slot)
 

@@ -1,4 +1,4 @@
-"""Packs plates' PNGs into an object store, each once. Reads through ScreenSource, writes through ObjectStore; knows no labels.
+"""Packs plates' images into an object store, each once. Reads through ScreenSource, writes through ObjectStore; knows no labels.
 
 A plate is packed in batches of a few sites (batches.py), many at a time, and no more images than theirs are in memory,
 however large plate and screen are. Large screens are packed by worker processes, small ones by threads. The batches of the
@@ -7,6 +7,7 @@ next plates are queued before a plate is finished, so that the workers never wai
 A packed plate is immutable. The run after a killed one writes the same chunks to the same keys:
 
     plates/EXPERIMENT_PlateP-DIGEST/plate.json  the record, written last: a prefix without it holds no plate
+    plates/EXPERIMENT_PlateP-DIGEST/labels.json, controls-DIGEST.json   what depends on the tables (plate_labels.py)
     fingerprints/DIGEST.json                    the plate last used for files of this listing
     copies/DIGEST.json                          the plate last packed from files of these names and sizes
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import re
 import threading
@@ -26,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -39,10 +41,12 @@ from components.core.config import FrozenModel
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.processes import cores, worker_processes
 from components.core.screen import ome_zarr
-from components.core.screen.batches import Batch, BatchPacker, PackedBatch, Packing, batches
-from components.core.screen.histograms import BINS, percentile
-from components.core.screen.images import PlateFiles, SiteFiles, plate_files
+from components.core.screen.batches import Batch, BatchPacker, PackedBatch, Packing, Range, Work, batches
+from components.core.screen.histograms import percentile
+from components.core.screen.images import PlateFiles, plate_files
+from components.core.screen.plate_labels import controls_of, find_controls, write_controls, write_labels
 from components.core.screen.wells import Plate
+from components.core.storage.counts import NO_COUNTS, Counts
 from components.core.storage.manifest import SiteRecord
 
 if TYPE_CHECKING:
@@ -61,6 +65,8 @@ PROCESSES_FROM = 2e8
 """Pixels of a screen from which on worker processes pay for their start, if there are two cores or more."""
 
 _DISPLAY_PERCENTILES = (1.0, 99.9)
+_RANGE_PERCENTILES = (0.1, 99.9)
+"""Percentiles of a channel's pixels on a plate that are 0 and 255 if 16-bit pixels are rescaled."""
 
 
 class PackedWell(FrozenModel):
@@ -76,9 +82,9 @@ class PackedPlate(FrozenModel):
     packing: int = PACKING_VERSION
     experiment: str
     plate: str
-    image_size: int
     images: str = Field(description="images_digest of its image files")
-    histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
+    histograms: Counts = Field(description="(channels, grey values) pixel counts over all its sites")
+    rescaled: tuple[Range, ...] = Field((), description="as in the manifest's PlateRecord")
     wells: tuple[PackedWell, ...]
     warnings: tuple[str, ...] = ()
 
@@ -94,14 +100,21 @@ class PlateKeys:
     @classmethod
     def of(cls, plate: Plate, files: PlateFiles, packing: Packing) -> PlateKeys:
         """The keys that follow from a listing and the settings."""
-        forms = [site.channels for site in files.sites] if any(map(_projects, files.sites)) else []
+        places = [
+            (
+                site.well,
+                site.site,
+                [[(files.name(plane.path), plane.index) for plane in each] for each in site.channels],
+            )
+            for site in files.sites
+        ]
         settings = [
             PACKING_VERSION,
-            packing.image_size,
+            asdict(packing.form),
             packing.pack.model_dump(),
             plate.experiment,
             plate.plate,
-            forms,
+            places,
         ]
         exact = _digest([settings, files.facts])
         similar = _digest([settings, [(file.name, file.size) for file in files.facts]])
@@ -116,6 +129,7 @@ class PackResult:
     prefix: str
     packed: PackedPlate
     reused: bool  # whether it was in the store before
+    control_histograms: Counts = NO_COUNTS
     warnings: tuple[str, ...] = ()  # about its files and their pixels
     written: int = field(default=0, compare=False)  # objects written for it
 
@@ -128,7 +142,9 @@ class _PlateTask:
     files: PlateFiles
     keys: PlateKeys
     found: tuple[str, PackedPlate] | None  # prefix and record in the store; None if the plate is to be packed
-    batches: tuple[tuple[Batch, Future[PackedBatch]], ...] = ()  # queued; none if the plate was found
+    batches: tuple[
+        tuple[Batch, Future[PackedBatch]], ...
+    ] = ()  # queued, to pack or only to count; none if it was found
 
 
 def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResult]:
@@ -181,7 +197,7 @@ def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResul
 def _batch_pool(packing: Packing, plates: Sequence[Plate]) -> tuple[Executor, Callable[[Batch], PackedBatch]]:
     """The pool that packs batches, and the function that packs one in it."""
     sites = sum(len(well.sites) for plate in plates for well in plate.wells)
-    pixels = sites * len(packing.channels) * packing.image_size**2
+    pixels = sites * math.prod(packing.form.site_shape)
     if cores() > 1 and pixels >= PROCESSES_FROM:
         with suppress(TypeError):  # source or store exist in this process alone
             pickled = pickle.dumps(BatchPacker(packing))
@@ -211,8 +227,8 @@ class _PlatePacker:
     def __init__(self, packing: Packing, submit: Callable[[Batch], Future[PackedBatch]]) -> None:
         self._packing, self._store, self._submit = packing, packing.store, submit
 
-    def _submitted(self, files: PlateFiles, prefix: str) -> tuple[tuple[Batch, Future[PackedBatch]], ...]:
-        return tuple((batch, self._submit(batch)) for batch in batches(files, prefix))
+    def _submitted(self, files: PlateFiles, like: Batch) -> tuple[tuple[Batch, Future[PackedBatch]], ...]:
+        return tuple((batch, self._submit(batch)) for batch in batches(files, like))
 
     def look_up(self, plate: Plate) -> _PlateTask:
         """Lists a plate's files and looks for it in the store, which may hold the plate of copies of them."""
@@ -232,65 +248,88 @@ class _PlatePacker:
         if found is None:
             return None
         checksums: list[tuple[str, str]] = []
-        for batch, future in self._submitted(files, ""):
+        for batch, future in self._submitted(files, Batch((), Work.CHECK)):
             for site, packed in zip(batch.sites, future.result().sites, strict=True):
                 checksums.extend(zip(map(files.name, site.paths), packed.images, strict=True))
         return found if images_digest(checksums) == found[1].images else None
 
     def queue(self, task: _PlateTask) -> _PlateTask:
         """Queues the batches of a plate that is not in the store."""
-        return task if task.found else replace(task, batches=self._submitted(task.files, task.keys.prefix))
+        if task.found:
+            return task
+        # The ranges of a rescaled plate are known only when all its pixels are counted.
+        like = Batch((), Work.COUNT) if self._packing.rescales else self._to_pack(task)
+        return replace(task, batches=self._submitted(task.files, like))
+
+    def _to_pack(self, task: _PlateTask, ranges: tuple[Range, ...] = ()) -> Batch:
+        return Batch((), Work.PACK, task.keys.prefix, controls_of(task.plate), ranges)
 
     def finish(self, task: _PlateTask) -> PackResult:
         """Waits for a plate's batches, then writes its metadata and, last, its record."""
-        plate, files, keys = task.plate, task.files, task.keys
         if task.found:
-            prefix, packed = task.found
-            return PackResult(prefix, packed, True, packed.warnings, written=1)
-        total_C256 = np.zeros((len(self._packing.channels), BINS), np.int64)
+            return self._found(task, *task.found)
+        plate, files, keys = task.plate, task.files, task.keys
+        ranges: tuple[Range, ...] = ()
+        if self._packing.rescales:
+            ranges = _ranges(_total([future.result().histogram_CG for _, future in task.batches]))
+            task = replace(task, batches=self._submitted(files, self._to_pack(task, ranges)))
         sites_by_well: dict[str, list[SiteRecord]] = {}
         images: list[tuple[str, str]] = []
         black: list[str] = []
+        counts: list[NDArray[np.int64] | None] = []
+        of_controls: list[NDArray[np.int64] | None] = []
         for batch, future in task.batches:
             done = future.result()
-            total_C256 += done.histogram_C256
+            counts = [_total([*counts, done.histogram_CG])]
+            of_controls = [_total([*of_controls, done.controls_CG])] if done.controls_CG is not None else of_controls
             for site, packed_site in zip(batch.sites, done.sites, strict=True):
                 assert packed_site.record is not None
                 sites_by_well.setdefault(site.well, []).append(packed_site.record)
                 images.extend(zip(map(files.name, site.paths), packed_site.images, strict=True))
                 black.extend(
-                    f"{site.channels[channel][0].path.rpartition('/')[2]} ({self._packing.channels[channel]})"
+                    f"{site.channels[channel][0].path.rpartition('/')[2]} ({self._packing.form.channels[channel]})"
                     for channel in packed_site.black
                 )
-        documents = list(self._documents(plate, keys.prefix, sites_by_well, total_C256))
+        total_CG, controls = _total(counts), Counts(_total(of_controls)) if of_controls else NO_COUNTS
+        documents = list(self._documents(plate, keys.prefix, sites_by_well, total_CG))
         self._store.put_many(documents)
+        labels = write_labels(self._store, keys.prefix, plate)
+        if of_controls:
+            write_controls(self._store, keys.prefix, controls_of(plate), controls)
         packed = PackedPlate(
             experiment=plate.experiment,
             plate=plate.plate,
-            image_size=self._packing.image_size,
             images=images_digest(images),
-            histograms=tuple(tuple(counts) for counts in total_C256.tolist()),
+            histograms=Counts(total_CG),
+            rescaled=ranges,
             wells=tuple(PackedWell(well=well, sites=tuple(records)) for well, records in sites_by_well.items()),
             warnings=tuple(f"{plate.name}: {name} is all black" for name in black),
         )
         self._store.put(f"{keys.prefix}/plate.json", packed.model_dump_json().encode())
         write_pointer(self._store, keys.copies, keys.prefix)
-        written = len(files.sites) + len(documents) + 2
-        return PackResult(keys.prefix, packed, False, packed.warnings, written)
+        written = len(files.sites) + len(documents) + labels + len(of_controls) + 2
+        return PackResult(keys.prefix, packed, False, controls, packed.warnings, written)
+
+    def _found(self, task: _PlateTask, prefix: str, packed: PackedPlate) -> PackResult:
+        """A plate that was in the store, with the labels and controls of the tables as they are now."""
+        sites = [(well.well, record) for well in packed.wells for record in well.sites]
+        wells = controls_of(task.plate)
+        controls = find_controls(self._store, prefix, wells, sites, self._packing.packed_form)
+        written = 1 + write_labels(self._store, prefix, task.plate)
+        return PackResult(prefix, packed, True, controls, packed.warnings, written)
 
     def _documents(
         self,
         plate: Plate,
         prefix: str,
         sites_by_well: Mapping[str, Sequence[SiteRecord]],
-        total_C256: NDArray[np.int64],
+        total_CG: NDArray[np.int64],
     ) -> Iterator[tuple[str, bytes]]:
         """The plate's metadata; its display ranges are known once all pixels are counted."""
-        low, high = (percentile(total_C256, percent) for percent in _DISPLAY_PERCENTILES)
-        windows = [(int(start), max(int(end), int(start) + 1)) for start, end in zip(low, high, strict=True)]
+        windows = _percentiles(total_CG, _DISPLAY_PERCENTILES)
         fields = [(well, [record.site for record in records]) for well, records in sites_by_well.items()]
-        size, pack = self._packing.image_size, self._packing.pack
-        for key, document in ome_zarr.plate_documents(plate.name, fields, size, pack, windows):
+        form, pack = self._packing.packed_form, self._packing.pack
+        for key, document in ome_zarr.plate_documents(plate.name, fields, form, pack, windows):
             yield f"{prefix}/{key}", document
 
     def delete(self, task: _PlateTask) -> None:
@@ -299,6 +338,25 @@ class _PlatePacker:
             # An error of the store here would hide the first one; without a record there is no plate anyway.
             with suppress(InputError, StepError):
                 self._store.delete_prefix(f"{task.keys.prefix}/")
+
+
+def _total(counts: Iterable[NDArray[np.int64] | None]) -> NDArray[np.int64]:
+    """The sum of counts, of which there is at least one."""
+    total_CG, *others = (each for each in counts if each is not None)
+    for each in others:
+        total_CG = total_CG + each
+    return total_CG
+
+
+def _percentiles(total_CG: NDArray[np.int64], percents: tuple[float, float]) -> tuple[Range, ...]:
+    """Two percentiles of each channel, at least one grey value apart."""
+    low, high = (percentile(total_CG, percent) for percent in percents)
+    return tuple((int(start), max(int(end), int(start) + 1)) for start, end in zip(low, high, strict=True))
+
+
+def _ranges(total_CG: NDArray[np.int64]) -> tuple[Range, ...]:
+    """The ranges to which a plate's channels are rescaled."""
+    return _percentiles(total_CG, _RANGE_PERCENTILES)
 
 
 def images_digest(checksums: Iterable[tuple[str, str]]) -> str:
@@ -343,11 +401,6 @@ def write_pointer(store: ObjectStore, key: str, prefix: str) -> None:
 def _key(name: str) -> str:
     """A name as a part of a key; the digest keeps names apart that become alike."""
     return re.sub(r"[^A-Za-z0-9.-]", "-", name)
-
-
-def _projects(site: SiteFiles) -> bool:
-    """Whether a site is more than the first plane of a file a channel."""
-    return any(len(planes) > 1 or planes[0].index for planes in site.channels)
 
 
 def _digest(content: object) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.core.storage.manifest import PixelType
 
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+"""Pixels of an image, of either type."""
 PIXEL_TYPES: dict[np.dtype[np.generic], PixelType] = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16"}
 COPY_AGAIN = "copy it again"
 
@@ -38,6 +41,21 @@ class PlaneHeader:
             )
         if not 0 <= index < self.planes:
             raise BadImageError(f"there is no plane {index}, it has {self.planes} (from 0)")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageForm:
+    """What all images of a packed screen have in common."""
+
+    channels: tuple[str, ...]
+    shape: tuple[int, int]  # H and W
+    dtype: PixelType  # of the packed pixels
+    pixel_size: float | None = None  # micrometres; None if it is unknown
+
+    @property
+    def site_shape(self) -> tuple[int, int, int]:
+        """Shape of a site."""
+        return (len(self.channels), *self.shape)
 
 
 def pixels(shape: tuple[int, int]) -> str:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import struct
 
-import numpy as np
 from imagecodecs import Jpeg8Error, deflate_adler32, deflate_crc32, jpeg8_decode
-from numpy.typing import NDArray
 
-from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, PlaneHeader
+from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, Pixels, PlaneHeader
 from components.core.screen.png import SIGNATURE as PNG
 from components.core.screen.png import check_png, decode_png, png_header
 from components.core.screen.tiff import SIGNATURES as TIFF
-from components.core.screen.tiff import decode_tiff, tiff_header
+from components.core.screen.tiff import decode_tiff, tiff_header, tiff_pixel_size
 from components.core.screen.zarr_images import ZarrPlane, decode_zarr, zarr_checksums, zarr_header
 
 _JPEG = b"\xff\xd8\xff"
@@ -34,7 +32,6 @@ _OTHERS = {
     b"<": "text, XML or HTML",
 }
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Content = bytes | ZarrPlane
 """What a plane is decoded from: the bytes of its file, or those of its chunks."""
 
@@ -126,3 +123,10 @@ def _decode_jpeg(content: bytes, index: int, out_HW: Pixels) -> None:
     except (Jpeg8Error, ValueError) as error:
         raise BadImageError(f"the image data cannot be decoded ({error}); copy or export the file again") from None
     out_HW[:] = found if header.planes == 1 else found[..., index]
+
+
+def pixel_size(content: Content) -> float | None:
+    """Micrometres of a pixel along x, if the file says so: OME-XML, ImageJ or MetaXpress in a TIFF, or OME-Zarr."""
+    if isinstance(content, ZarrPlane):
+        return content.image.pixel_size
+    return tiff_pixel_size(content) if content.startswith(TIFF) else None

@@ -18,9 +18,8 @@ from functools import lru_cache
 import numpy as np
 from imagecodecs import DeflateError, PngError, deflate_adler32, deflate_crc32, deflate_decode, png_decode
 from kornia_rs.io import decode_image_png_u8, decode_image_png_u16
-from numpy.typing import NDArray
 
-from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, PlaneHeader
+from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, Pixels, PlaneHeader
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_AT = 25
@@ -91,7 +90,7 @@ def check_png(data: bytes) -> bytes:
     return b"".join(checksums)
 
 
-def decode_png(data: bytes, index: int, out_HW: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+def decode_png(data: bytes, index: int, out_HW: Pixels) -> None:
     """Decodes a plane of a PNG that `check_png` accepted.
 
     Raises:
@@ -133,7 +132,7 @@ def _plain_stream(data: bytes) -> bytes | None:
 _scratch = threading.local()
 
 
-def _decode_stream(stream: bytes, out_HW: NDArray[np.uint8] | NDArray[np.uint16]) -> bool:
+def _decode_stream(stream: bytes, out_HW: Pixels) -> bool:
     """Decodes compressed rows; returns False, with `out_HW` undefined, if they are not exactly one image."""
     (height, width), depth = out_HW.shape, out_HW.itemsize
     size = height * (width * depth + 1)  # a filter's number before each row

@@ -10,13 +10,17 @@ from __future__ import annotations
 import io
 import logging
 import math
+import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 from imagecodecs import TiffError, tiff_decode
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffPage
 
-from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, PlaneHeader
+from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, Pixels, PlaneHeader
+
+if TYPE_CHECKING:  # a screen of PNGs does without it
+    from tifffile import TiffFile, TiffPage
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _REDUCED = 1
@@ -25,6 +29,13 @@ _SEPARATE = 2
 """Planar configuration in which each sample has strips of its own."""
 _LIBTIFF = {1, 5, 8, 32773, 32946}
 """Compressions that libtiff decodes: none, LZW, deflate, PackBits, deflate of old."""
+
+_CALIBRATIONS = (
+    (r'PhysicalSizeX="([0-9.eE+-]+)"', r'PhysicalSizeXUnit="([^"]+)"'),
+    (r'id="spatial-calibration-x"[^>]*value="([0-9.eE+-]+)"', r'id="spatial-calibration-units"[^>]*value="([^"]+)"'),
+)
+"""Where OME-XML and MetaXpress write the size of a pixel, and its unit."""
+_MICROMETRES = {"µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "\\u00B5m": 1.0, "nm": 1e-3, "mm": 1e3}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is refused here, or no fault
 
@@ -39,7 +50,7 @@ def tiff_header(content: bytes) -> PlaneHeader:
         return _header(file)
 
 
-def decode_tiff(content: bytes, index: int, out_HW: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+def decode_tiff(content: bytes, index: int, out_HW: Pixels) -> None:
     """Decodes a plane into an array of its form.
 
     Raises:
@@ -65,7 +76,27 @@ def decode_tiff(content: bytes, index: int, out_HW: NDArray[np.uint8] | NDArray[
             raise BadImageError(f"the image data cannot be decoded ({reason}); copy or export the file again") from None
 
 
+def tiff_pixel_size(content: bytes) -> float | None:
+    """Micrometres of a pixel along x by the description of OME, MetaXpress or ImageJ; None if there is none."""
+    with _opened(content) as file:
+        page = _first(file)
+        text = page.description
+        for pattern, units in _CALIBRATIONS:
+            size, unit = re.search(pattern, text), re.search(units, text)
+            scale = _MICROMETRES.get(unit[1] if unit else "µm")
+            if size and scale:
+                return float(size[1]) * scale or None
+        unit = re.search(r"^unit=(\S+)", text, re.MULTILINE)
+        scale = _MICROMETRES.get(unit[1]) if unit and text.startswith("ImageJ") else None
+        resolution = page.tags.get("XResolution")
+        if scale and resolution and resolution.value[0]:
+            return float(scale * resolution.value[1] / resolution.value[0])
+    return None
+
+
 def _opened(content: bytes) -> TiffFile:
+    from tifffile import TiffFile
+
     try:
         return TiffFile(io.BytesIO(content))
     except Exception as error:  # of many kinds, by what is damaged
@@ -79,6 +110,8 @@ def _first(file: TiffFile) -> TiffPage:
 
 
 def _page(file: TiffFile, number: int) -> TiffPage:
+    from tifffile import TiffPage
+
     try:
         page = file.pages[number]
         page = page if isinstance(page, TiffPage) else page.aspage()

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from imagecodecs import deflate_adler32, deflate_crc32
-from numpy.typing import NDArray
 
-from components.core.screen.plane_header import PIXEL_TYPES, BadImageError, PlaneHeader
+from components.core.screen.plane_header import PIXEL_TYPES, BadImageError, Pixels, PlaneHeader
 from components.core.screen.screen_source import ScreenSource, UnreadableError
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def zarr_checksums(plane: ZarrPlane) -> str:
     return f"{deflate_crc32(content):08x}{deflate_adler32(content):08x}"
 
 
-def decode_zarr(plane: ZarrPlane, index: int, out_HW: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+def decode_zarr(plane: ZarrPlane, index: int, out_HW: Pixels) -> None:
     """Decodes a plane into an array of its form; BadImageError if a chunk is damaged or the form is another."""
     height, width = out_HW.shape
     zarr_header(plane.image).check((height, width), PIXEL_TYPES[out_HW.dtype], index)

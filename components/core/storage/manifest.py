@@ -14,6 +14,7 @@ from pydantic import Field
 
 from components.core.config import FrozenModel, RunConfig, parse
 from components.core.errors import InputError
+from components.core.storage.counts import NO_COUNTS, Counts
 from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
@@ -23,7 +24,7 @@ PixelType = Literal["uint8", "uint16"]
 
 
 class SiteRecord(FrozenModel):
-    """One packed site: six channels in one chunk."""
+    """One packed site: all channels in one chunk."""
 
     site: int = Field(description="site number, from 1")
     key: str = Field(description="chunk key relative to the plate's prefix")
@@ -50,10 +51,17 @@ class PlateRecord(FrozenModel):
     cell_type: str
     labelled: bool = Field(description="whether train.csv names its treatments")
     prefix: str = Field(description="key prefix of the plate in the store, without a trailing slash")
-    histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
+    histograms: Counts = Field(description="(channels, grey values) pixel counts over all its sites")
+    control_histograms: Counts = Field(
+        NO_COUNTS, description="those over the sites of its controls; empty without controls"
+    )
+    rescaled: tuple[tuple[int, int], ...] = Field(
+        (),
+        description="for each channel the grey values of the image files that are 0 and 255 here; empty without rescaling",
+    )
     wells: tuple[WellRecord, ...]
     well_folds: tuple[int, ...] = Field(
-        (), description="folds of the wells, in their order, -1 for none; empty unless folds hold out plates or wells"
+        (), description="folds of the wells, in their order, -1 for none; empty unless folds hold out wells"
     )
 
 
@@ -101,14 +109,14 @@ class Manifest(StoredRecord):
 
     schema_version: int = Field(2, ge=1, description="version of the record's format")
     store: str = Field(description="s3://bucket[/prefix] that the plates' prefixes are relative to")
-    channels: int
-    image_size: int
+    channels: tuple[str, ...] = Field(description="names, in the order of the pixels")
+    image_shape: tuple[int, int] = Field(description="height and width of an image, pixels")
+    dtype: PixelType = Field("uint8", description="type of the packed pixels")
     vocabulary: Vocabulary
     folds: dict[str, int] = Field(
         description="fold by labelled experiment, the one that validates on it; empty if folds hold out wells"
     )
     plates: tuple[PlateRecord, ...]
-    no_design: str = Field("", description="why the plate design is not used; empty if it may be")
     columns: tuple[str, ...] = Field((), description="names of the screen's own columns, which go to tables of results")
     warnings: tuple[str, ...] = ()
     run: str = Field(
@@ -126,26 +134,15 @@ class Manifest(StoredRecord):
 
     @property
     def split(self) -> Literal["experiment", "well"]:
-        """What a fold holds out: whole experiments, or treatment wells, of whole plates or single ones."""
+        """What a fold holds out: whole experiments, or single treatment wells."""
         return "well" if any(plate.well_folds for plate in self.plates) else "experiment"
 
-    @property
-    def has_no_design(self) -> bool:
-        """Whether the plate design must not be used: there is none, or it would reveal wells that a fold holds out."""
-        return bool(self.no_design) or self.split != "experiment"
-
     def digest(self) -> str:
-        """SHA-256 of the manifest's content without the plates' addresses, the run, its configuration and what follows from it.
+        """SHA-256 of the manifest's content without the plates' addresses, the run and its configuration.
 
         Screens of the same pixels and tables have the same digest, whether they came from a disk or a bucket.
         """
-        unread: dict[str, Any] = {
-            "store": True,
-            "run": True,
-            "config": True,
-            "no_design": True,
-            "plates": {"__all__": {"prefix"}},
-        }
+        unread: dict[str, Any] = {"store": True, "run": True, "config": True, "plates": {"__all__": {"prefix"}}}
         return digest_text(self.model_dump_json(exclude=unread))
 
     def run_config(self) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from components.core.config import CHANNELS
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 
 
@@ -31,5 +32,5 @@ def plate_record(
 def manifest(plates: Iterable[PlateRecord], treatments: Iterable[str] = ("a",), **fields: Any) -> Manifest:
     """A manifest of the plates, with the positive control `pos` and the negative control `neg`."""
     vocabulary = Vocabulary(treatments=tuple(treatments), positives=("pos",), negatives=("neg",))
-    usual = {"store": "s3://b", "channels": 6, "image_size": 8, "folds": {}}
+    usual = {"store": "s3://b", "channels": CHANNELS, "image_shape": (8, 8), "folds": {}}
     return Manifest(**{**usual, "vocabulary": vocabulary, "plates": tuple(plates), **fields})

@@ -25,7 +25,7 @@ def test_pairs_start_from_the_folds_pretrained_weights_in_any_order(pretrained, 
         *[("pretrain", name) for name in BACKBONES for _ in range(2)],
         *[("finetune", name) for name in BACKBONES],
     ]
-    pairs, _ = load_pairs(tmp_path / "one", MEAN_TEACHER, len(manifest.vocabulary.classes), manifest.channels, CPU)
+    pairs, _ = load_pairs(tmp_path / "one", MEAN_TEACHER, len(manifest.vocabulary.classes), (6, 16), CPU)
     for pair in pairs:
         student, teacher = pair.student.state_dict(), pair.teacher.state_dict()
         assert all(torch.isfinite(tensor).all() for tensor in student.values())

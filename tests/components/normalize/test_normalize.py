@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.core.config import FoldsConfig, PriorConfig, RunConfig
+from components.core.config import CHANNELS, FoldsConfig, PriorConfig, RunConfig
 from components.core.errors import InputError
-from components.core.prior.plate_groups import WITHOUT_DESIGN, labelled_treatments
+from components.core.prior.plate_groups import LabelledWell
 from components.core.screen.packed import SiteReader
-from components.core.screen.wells import Plate
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import cluster_run_key
@@ -56,7 +55,7 @@ def test_the_manifest_describes_the_whole_screen_and_a_second_run_packs_nothing(
     summary, screen, holdout, labels = normalize(tiny, store)
     assert (summary.packed, summary.reused) == (8, 0)
     assert summary.written <= len(store.puts)
-    assert (screen.store, screen.channels, screen.image_size) == ("s3://memory", 6, SIZE)
+    assert (screen.store, screen.channels, screen.image_shape) == ("s3://memory", CHANNELS, (SIZE, SIZE))
     assert len(screen.plates) == 8
     assert set(screen.folds) == set(LABELLED)
     assert set(screen.folds.values()) == {0, 1}
@@ -91,25 +90,6 @@ def test_wells_instead_of_experiments_are_dealt_to_folds(tiny: TinyScreen):
     assert sorted(fold for plate in plates for fold in plate.well_folds if fold >= 0) == [0] * 6 + [1] * 6
     assert all(plate.well_folds == () for plate in (*holdout.plates, *screen.plates) if not plate.labelled)
     assert again.digest() == screen.digest() != other.digest()
-
-
-def test_a_single_experiment_has_folds_of_plates_and_no_plate_design_which_is_said(tiny: TinyScreen, capsys):
-    for name in ("train", "train_controls"):
-        for experiment in ("HUVEC-02", "RPE-01"):
-            tiny.drop_wells(f"{name}.csv", experiment)
-    text = (tiny.root / "train.csv").read_text()
-    for other, label in (("sirna_100", "sirna_7"), ("sirna_11", "sirna_30"), ("sirna_9", "sirna_2")):
-        text = text.replace(other, label)
-    (tiny.root / "train.csv").write_text(text)
-    config = CONFIG.model_copy(update={"screen": CONFIG.screen.model_copy(update={"cell_types": ("HUVEC",)})})
-    _, screen, *_ = normalize(tiny, MemoryStore(), config)
-    first, second = [set(plate.well_folds) - {-1} for plate in screen.plates if plate.labelled]
-    assert sorted([*first, *second]) == [0, 1]
-    said = "the screen has one labelled experiment that is not held out, HUVEC-01: folds hold out plates"
-    assert any(warning.startswith(said) for warning in screen.warnings)
-    assert screen.no_design.startswith("folds hold out plates")
-    output = capsys.readouterr().out
-    assert output.count(said) == output.count(f"{WITHOUT_DESIGN}: folds hold out plates") == 1
 
 
 def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels(tiny: TinyScreen):
@@ -163,8 +143,8 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
 ):
     seen = []
 
-    def refuse(plates: list[Plate], treatments: tuple[str, ...], prior: PriorConfig, split: str) -> None:
-        seen.append((labelled_treatments(plates), prior))
+    def refuse(wells: list[LabelledWell], treatments: tuple[str, ...], prior: PriorConfig) -> None:
+        seen.append((wells, prior))
         raise InputError("no rotations")
 
     monkeypatch.setattr("components.normalize.step.check_design", refuse)

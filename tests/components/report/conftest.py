@@ -98,7 +98,7 @@ def make_run(folder: Path) -> SyntheticRun:
         "HUVEC-01 plate 2, well C05, site 1, channel 6: every pixel is 0",
         "RPE-02 plate 3: no negative control",
     )
-    same: dict[str, Any] = {"image_size": SIDE, "vocabulary": VOCABULARY}
+    same: dict[str, Any] = {"image_shape": (SIDE, SIDE), "vocabulary": VOCABULARY}
     screen = manifest([*plates["oof"], *plates["unlabelled"]], folds=folds, warnings=warnings, **same)
     (folder / "screen.json").write_text(screen.model_dump_json())
     (folder / "holdout.json").write_text(manifest(plates["holdout"], **same).model_dump_json())

@@ -28,7 +28,7 @@ from components.core.evaluation.scores import UNSURE
 from components.core.screen.histograms import histogram
 from components.core.screen.packed import SiteReader
 from components.core.storage.manifest import Manifest, PlateRecord, ReferenceModel
-from components.report.quality import QUALITY_COLUMNS, measure_wells
+from components.report.quality import measure_wells, quality_columns
 from components.report.step import run
 from tests.components.core.evaluation.predicted import predictions
 from tests.components.report.conftest import TEMPERATURE, SyntheticRun, treated
@@ -234,9 +234,9 @@ def test_each_well_has_the_measures_of_its_own_sites_and_their_reasons_to_look(f
     reader = SiteReader(new.store, new.plates)
     table, sites = measured.set_index("id_code", drop=False), iter(reader.read(np.arange(reader.table.sites)))
     assert table["id_code"].tolist() == [well.id_code for plate in new.plates.plates for well in plate.wells]
-    assert set(QUALITY_COLUMNS) <= set(table)
+    assert set(quality_columns(CHANNELS)) <= set(table)
     for plate in new.plates.plates:
-        threshold = otsu_threshold(np.array(plate.histograms[0]))
+        threshold = otsu_threshold(plate.histograms.array[0])
         for well in plate.wells:
             own = [next(sites) for _ in well.sites]
             found = table.loc[[well.id_code]]
@@ -272,7 +272,7 @@ def test_the_screens_own_columns_and_its_word_for_a_perturbation_are_in_every_ta
     table, quality = (pd.read_csv(out / name) for name in ("predictions.csv", "qc.csv"))
     first = ["id_code", "compound", "confidence", "margin", "raw_compound", "raw_confidence", "top5"]
     assert list(table) == [*first, "dose", "note"]
-    assert list(quality) == [*QUALITY_COLUMNS, "dose", "note"]
+    assert list(quality) == [*quality_columns(CHANNELS), "dose", "note"]
     for written in (table, quality):
         assert (written["dose"] == written["id_code"].str[-3:] + " µM").all()
         assert set(written["note"]) == {"'=1+1"}

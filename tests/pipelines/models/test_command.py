@@ -72,7 +72,7 @@ def test_json_is_one_document(published: FinishedRun, tmp_path: Path) -> None:
     assert shown["metrics"]["out_of_fold"]["raw"]["overall"] == 0.5
     store.put(f"models/{model['fingerprint']}/manifest.json", b'{"schema_version": 9}')
     unreadable = json.loads(invoke(store, "list", "--json").stdout)
-    assert "schema 9, newer than this version reads (2); upgrade" in unreadable["models"][0]["problem"]
+    assert "schema 9, newer than this version reads (3); upgrade" in unreadable["models"][0]["problem"]
     assert any(line.endswith("– (cannot be read)") for line in rows(invoke(store, "list")))
 
 

@@ -261,7 +261,7 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
         fold: download_networks(registry, model, fold, "HUVEC", run.out.parent / "model")["tiny"] for fold in (0, 1)
     }
     assert {fold: file.read_bytes() for fold, file in files.items()} == trained
-    network = Classifier(backbone, HeadConfig(), len(model.vocabulary.classes), model.channels, model.image_size)
+    network = Classifier(backbone, HeadConfig(), len(model.vocabulary.classes), len(model.channels), 16)
     load_weights(network, files[0])
 
 

@@ -69,7 +69,7 @@ SPOILED = {
     "a newer schema": (lambda lab, _: lab.spoil_manifest(schema_version=99), "schema 99, newer than"),
     "no manifest": (lambda lab, _: lab.store.put(f"models/{lab.model.fingerprint}/manifest.json", b"{"), "damaged, not a model's"),
     "a missing network": (lambda lab, key: lab.store.delete(key), "is missing, so that model"),
-    "images of another size": (lambda lab, _: lab.spoil_manifest(image_size=32), "expected 32x32 pixels, found 16x16"),
+    "images of another size": (lambda lab, _: lab.spoil_manifest(image_shape=(32, 32)), "expected 32x32 pixels, found 16x16"),
 }  # fmt: skip
 
 

@@ -171,7 +171,7 @@ def manifest() -> Manifest:
         for name, labels in LABELS.items()
     )  # fmt: skip
     folds = {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
-    return Manifest(store="s3://x", channels=6, image_size=8, vocabulary=VOCABULARY, folds=folds,
+    return Manifest(store="s3://x", channels=("dna",), image_shape=(8, 8), vocabulary=VOCABULARY, folds=folds,
                     plates=plates)  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from components.core.config import Domain
+from components.core.config import Domain, StandardiseConfig
 from components.core.evaluation.figures.style import MUTED, inline_svg, listed, series_colour, styled
 from components.core.screen.histograms import domain_statistics, mean_std, percentile
 from components.core.screen.wells import natural_key
@@ -22,12 +22,12 @@ from components.core.storage.manifest import Manifest, PlateRecord
 Floats = NDArray[np.float64]
 
 
-def plate_statistics(manifest: Manifest, domain: Domain) -> tuple[Floats, Floats]:
+def plate_statistics(manifest: Manifest, config: StandardiseConfig) -> tuple[Floats, Floats]:
     """Mean, 5th and 95th percentile of every plate's pixels, as imaged (grey levels) and as standardised, each (3, P, C).
 
     Args:
         manifest: at least one plate.
-        domain: the set of plates whose mean and deviation standardise a plate; `none` divides by 255.
+        config: as in the run; pixels of its domain standardise a plate.
 
     Raises:
         ValueError: a channel without pixels.
@@ -39,7 +39,7 @@ def plate_statistics(manifest: Manifest, domain: Domain) -> tuple[Floats, Floats
             *([percentile(counts, percent) for counts in counts_PC256] for percent in (5, 95)),
         ]
     )
-    scales = domain_statistics(manifest, domain)
+    scales = domain_statistics(manifest, config)
     mean_std_P2C = np.array([scales[plate.experiment, plate.plate] for plate in manifest.plates])
     return imaged_3PC, (imaged_3PC - mean_std_P2C[:, 0]) / mean_std_P2C[:, 1]
 
@@ -109,7 +109,9 @@ def draw_statistics(
                 ax.set_title(channel if r == 0 else "")
         axes[0][0].set_ylabel("as imaged\ngrey level")
         axes[0][0].set_ylim(bottom=0)
-        axes[1][0].set_ylabel(f"standardised by {domain.replace('_', ' ')}" if domain != "none" else "divided by 255")
+        axes[1][0].set_ylabel(
+            f"standardised by {domain.replace('_', ' ')}" if domain != "none" else "divided by the range"
+        )
         present = [name for name in cell_types if any(plate.cell_type == name for plate in plates)]
         dots = [series_colour(rank[name]) for name in present]
         handles = [

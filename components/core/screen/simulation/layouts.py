@@ -19,8 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components.core.config import SimulatedLayout
+from components.core.screen.plane_header import ImageForm
 from components.core.screen.simulation.ome_zarr import CHUNKS, Version, encode_plane, write_plate
-from components.core.screen.simulation.plate_design import ImageForm
 from components.core.tables import write_table
 
 COLUMNS = ("experiment", "plate", "well", "site", "role", "perturbation", "cell_type", "labelled")
@@ -199,8 +199,8 @@ def _write_harmony(screen: Path, table: pd.DataFrame, form: ImageForm) -> None:
                 letters, digits = split_well(well)
                 fields = {
                     "URL": Path(path).name, "Row": row_number(letters), "Col": int(digits), "FieldID": site, "PlaneID": 1,
-                    "TimepointID": 0, "ChannelID": channel, "ChannelName": name, "ImageSizeX": form.width,
-                    "ImageSizeY": form.height,
+                    "TimepointID": 0, "ChannelID": channel, "ChannelName": name, "ImageSizeX": form.shape[1],
+                    "ImageSizeY": form.shape[0],
                 }  # fmt: skip
                 image = ElementTree.SubElement(images, "Image", Version="1")
                 for tag, value in fields.items():
@@ -217,7 +217,7 @@ def _write_ome_zarr(version: Version) -> Callable[[Path, pd.DataFrame, ImageForm
             fields = sites.groupby("well", sort=False)["site"]
             wells = [(*split_well(str(well)), [int(site) - 1 for site in numbers]) for well, numbers in fields]
             folder = screen / str(experiment) / f"{plate}.zarr"
-            write_plate(folder, version, wells, form.channels, (form.height, form.width), np.dtype(f"uint{form.bits}"))
+            write_plate(folder, version, wells, form.channels, form.shape, np.dtype(form.dtype))
 
     return write
 

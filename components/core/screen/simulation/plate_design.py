@@ -18,16 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from components.core.config import PLATE_FORMATS, CompoundsConfig, FrozenModel, ScreenConfig, SimulateConfig
+from components.core.screen.plane_header import ImageForm
 from components.core.storage.manifest import Role
-
-
-class ImageForm(NamedTuple):
-    """What all images of a screen have in common."""
-
-    channels: tuple[str, ...]  # their names
-    height: int  # pixels
-    width: int
-    bits: int  # of a pixel, 8 or 16
 
 
 class SimulationSettings(FrozenModel):
@@ -40,9 +32,9 @@ class SimulationSettings(FrozenModel):
     @property
     def images(self) -> ImageForm:
         """Channels, size and depth of the images."""
-        size = self.screen.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return ImageForm(self.screen.channel_names, height, width, self.simulate.bits)
+        return ImageForm(
+            self.screen.channel_names, self.screen.image_shape, "uint16" if self.simulate.bits == 16 else "uint8"
+        )
 
 
 def stream(seed: int, *position: str | int) -> np.random.Generator:

@@ -209,7 +209,7 @@ def render_site(
     rng = stream(settings.seed, "site", *position, site)
     density = config.density * float(np.exp(effect.log_density))
     form, diameter = settings.images, config.cell_diameter
-    cells = grow(rng, plate.cell_type, traits_T.astype(np.float32), (form.height, form.width), diameter, density)
-    stains_CHW = draw(rng, cells, (form.height, form.width), diameter)
+    cells = grow(rng, plate.cell_type, traits_T.astype(np.float32), form.shape, diameter, density)
+    stains_CHW = draw(rng, cells, form.shape, diameter)
     chosen_CHW = stains_CHW[np.arange(len(form.channels)) % len(CHANNELS)]
     return photograph(rng, chosen_CHW, plate.cell_type, effect, diameter, config.bits)

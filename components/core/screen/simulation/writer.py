@@ -93,7 +93,7 @@ def _record(settings: SimulationSettings) -> dict[str, Any]:
         "code": code_version(),
         "seed": settings.seed,
         "channels": list(images.channels),
-        "image_size": [images.height, images.width],
+        "image_size": list(images.shape),
         "sites": settings.screen.usual_sites,
         "simulate": settings.simulate.model_dump(mode="json"),
     }

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from components.core.learning.loader import BatchMemory, SiteLoader, Upload
 
 SHAPE = (2, 3, 3)
+UINT8 = np.dtype(np.uint8)
 BYTES = int(np.prod(SHAPE))
 
 
@@ -153,20 +154,20 @@ def test_abandoned_batches_end_the_threads_at_once(taken):
 
 def test_batch_memory_is_not_reused_while_anything_refers_to_a_batch():
     memory = BatchMemory()
-    first = memory.take((4, 3))
+    first = memory.take((4, 3), UINT8)
     first[:] = 1
     held = [first[2:], first.numpy()[0], first.T]
     place = first.data_ptr()
     del first
     while held:
-        other = memory.take((4, 3))
+        other = memory.take((4, 3), UINT8)
         assert other.data_ptr() != place
         other[:] = 2
         assert int(held.pop().max()) == 1
     del other
     gc.collect()
-    assert {memory.take((2, 3)).data_ptr() for _ in range(3)} <= {place, memory.take((4, 3)).data_ptr()}
-    assert memory.take((5, 3)).shape == (5, 3), "larger than any before"
+    assert {memory.take((2, 3), UINT8).data_ptr() for _ in range(3)} <= {place, memory.take((4, 3), UINT8).data_ptr()}
+    assert memory.take((5, 3), UINT8).shape == (5, 3), "larger than any before"
 
 
 @pytest.mark.gpu

@@ -124,7 +124,7 @@ def test_no_relu_after_the_last_batch_norm():
 def test_sizes_of_published_networks():
     """Counted on the meta device."""
     first, second = RunConfig.load("rxrx1").backbones
-    sizes = [measure_size(backbone, 512) for backbone in (first, second)]
+    sizes = [measure_size(backbone, 6, 512) for backbone in (first, second)]
     # 24.48 and 53.55 GMAC with the head's 2048 x 1139.
     assert [round((size.macs + 2048 * 1139) / 1e9, 2) for size in sizes] == [24.48, 53.55]
     # The reference's 23,148,168 and 38,122,880 parameters count a bias-free head of 1,139 classes.
@@ -133,7 +133,7 @@ def test_sizes_of_published_networks():
 
 def test_parameters_and_activations_of_a_real_network():
     backbone = RunConfig.load("demo").backbones[0]
-    size = measure_size(backbone, 64)
+    size = measure_size(backbone, 6, 64)
     network, embedding = build_backbone(backbone, 6, 64)
     assert (size.parameters, size.embedding) == (sum(p.numel() for p in network.parameters()), embedding)
     kept: dict[int, torch.Tensor] = {}

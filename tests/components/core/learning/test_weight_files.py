@@ -37,7 +37,7 @@ def test_pairs_round_trip_with_steps_and_history(tmp_path):
         for seed, b in enumerate((SMALL, SLIM))
     ]
     save_pairs(saved, tmp_path / "out", 3, history, fold=1, cell_type="HUVEC")
-    loaded, records = load_pairs(tmp_path / "out", MEAN_TEACHER, 5, 6, CPU)
+    loaded, records = load_pairs(tmp_path / "out", MEAN_TEACHER, 5, (6, 64), CPU)
     assert records == history
     assert [(p.name, p.step) for p in loaded] == [("small", 40), ("slim", 41)]
     for old, new in zip(saved, loaded, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from components.core.config import RunConfig
+from components.core.config import CHANNELS, RunConfig
 from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.digests import digest_text
 from components.core.storage.manifest import Vocabulary
@@ -28,8 +28,9 @@ def small_model(number: int, **changes: Any) -> ModelManifest:
         "lineage": {},
         "config": RunConfig().model_dump(mode="json"),
         "screen": digest_text("screen"),
-        "channels": 6,
-        "image_size": 16,
+        "channels": CHANNELS,
+        "image_shape": (16, 16),
+        "dtype": "uint8",
         "cell_types": ("HUVEC", "RPE"),
         "folds": {"HUVEC": (0,), "RPE": (0,)},
         "backbones": ("xception",),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.core.config import PriorConfig
+from components.core.config import PriorConfig, StandardiseConfig
 from components.core.errors import InputError, StepError
 from components.core.prior.plate_groups import labelled_treatments, learn_groups
 from components.core.registry.model_manifest import ModelManifest
@@ -98,7 +98,9 @@ def test_plate_design_and_statistics_are_restored(published: FinishedRun, model:
     assert all(np.array_equal(a, b) for a, b in zip(found.members, expected.members, strict=True))
     reference = reference_of(model, plates, "a", "s")
     for domain in ("global", "cell_type", "plate"):
-        known, again = (domain_statistics(manifest, domain) for manifest in (screen, reference))
+        known, again = (
+            domain_statistics(manifest, StandardiseConfig(domain=domain)) for manifest in (screen, reference)
+        )
         assert known.keys() == again.keys()
         assert all(np.array_equal(known[plate], again[plate]) for plate in known)
     assert design_of(screen, PriorConfig(enabled=False)) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from components.core.config import CHANNELS
 from components.core.errors import InputError
 from components.core.screen.images import SiteFiles, decode_channel, plate_files, read_sites
 from components.core.screen.layouts import read_screen
@@ -30,8 +31,8 @@ def test_only_files_of_the_tables_wells_are_listed(tiny: TinyScreen, plate: Plat
 def test_files_that_vanished_are_named_together(tiny: TinyScreen, plate: Plate):
     files = plate_files(ScreenDirectory(tiny.root), plate)
     tiny.image("HUVEC-01", 1, "B02", 1, 3).unlink()
-    with pytest.raises(InputError, match=r"B02_s1_w3\.png: of well B02, site 1: No such file"):
-        read_sites(ScreenDirectory(tiny.root), files.sites)
+    with pytest.raises(InputError, match=r"B02_s1_w3\.png: channel 3 \(actin\) of well B02, site 1: No such file"):
+        read_sites(ScreenDirectory(tiny.root), files.sites, CHANNELS)
     tiny.image("HUVEC-01", 1, "C03", 2, 1).unlink()
     with pytest.raises(InputError, match=r"missing image files: 2 faults: .*B02_s1_w3\.png .*C03_s2_w1\.png"):
         plate_files(ScreenDirectory(tiny.root), plate)
@@ -42,7 +43,7 @@ def test_a_channel_of_several_planes_is_their_maximum(tiny: TinyScreen):
     planes = tuple(Plane(str(path.relative_to(tiny.root))) for path in paths)
     site = SiteFiles("B02", 1, 0, ((planes[0],), planes))
     source = ScreenDirectory(tiny.root)
-    (contents,) = read_sites(source, [site])
+    (contents,) = read_sites(source, [site], ["a", "b"])
     found_HW = np.empty((SIZE, SIZE), np.uint8)
     decode_channel(source, site, 1, contents, found_HW, ["a", "b"])
     first, second = (site_pixels("HUVEC-01", 1, "B02", number)[0] for number in (1, 2))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import replace
 
 import pytest
 
-from components.core.config import CHANNELS
 from components.core.errors import StepError
 from components.core.screen.batches import Packing
 from components.core.screen.layouts import read_screen
 from components.core.screen.packing import PackedPlate, PackResult, pack_plates
 from components.core.screen.screen_source import ScreenDirectory
-from tests.tiny_screen import CONFIG, IMAGED, SIZE, MemoryStore, TinyScreen, raw_png
+from tests.tiny_screen import CONFIG, FORM, IMAGED, SIZE, MemoryStore, TinyScreen, raw_png
 
 
 def pack(tiny: TinyScreen, store: MemoryStore) -> PackResult:
     """Packs HUVEC-01 plate 1."""
     plate = read_screen(tiny.root, IMAGED).plates[0]
-    (result,) = pack_plates(Packing(ScreenDirectory(tiny.root), CHANNELS, SIZE, CONFIG.pack, store), [plate])
+    (result,) = pack_plates(Packing(ScreenDirectory(tiny.root), FORM, CONFIG.pack, store), [plate])
     return result
 
 
@@ -45,7 +45,7 @@ def test_a_damaged_pointer_is_written_again(tiny: TinyScreen):
     sound = store.objects[fingerprint]
     for damaged in (b"", b"[]", b"{}"):
         store.objects[fingerprint] = damaged
-        assert pack(tiny, store) == copied == PackResult(first.prefix, first.packed, reused=True)
+        assert pack(tiny, store) == copied == replace(first, reused=True)
         assert store.objects[fingerprint] == sound
 
 
@@ -53,8 +53,12 @@ def test_labels_affect_no_packed_plate(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
     tiny.edit("train.csv", "B03,sirna_7", "B03,sirna_9")
-    assert pack(tiny, store) == PackResult(first.prefix, first.packed, reused=True)
-    assert not any(b"sirna" in data for data in store.objects.values())
+    assert pack(tiny, store) == replace(first, reused=True)
+    labelled = {key for key, data in store.objects.items() if b"sirna" in data}
+    assert labelled
+    assert {key.removeprefix(f"{first.prefix}/").count("/") for key in labelled} == {2}, (
+        "metadata of wells, for viewers"
+    )
 
 
 def test_rejects_a_damaged_record(tiny: TinyScreen):
@@ -95,6 +99,6 @@ def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monke
             most = max(most, read - len(chunks(self)))
 
     plates = read_screen(tiny.root, IMAGED).plates[:2]
-    results = list(pack_plates(Packing(Source(tiny.root), CHANNELS, SIZE, CONFIG.pack, Store()), plates))
+    results = list(pack_plates(Packing(Source(tiny.root), FORM, CONFIG.pack, Store()), plates))
     assert sum(len(well.sites) for result in results for well in result.packed.wells) == 20 == read
     assert most <= 2, "one a thread; half of a plate would be five"

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from components.core.config import CHANNELS
 from components.core.errors import InputError, StepError
 from components.core.screen import packing
 from components.core.screen.batches import Packing
@@ -23,7 +22,7 @@ from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.object_store import ObjectStore
 from tests.bench.measure import children
-from tests.tiny_screen import CONFIG, SIZE, TinyScreen, raw_png
+from tests.tiny_screen import CONFIG, FORM, SIZE, TinyScreen, raw_png
 
 ROOT = Path(__file__).parents[4]
 
@@ -57,7 +56,7 @@ def gate(tmp_path: Path) -> Path:
 
 def pack(root: Path, store: ObjectStore) -> list[PackResult]:
     plates = read_screen(root, CONFIG.screen).plates
-    return list(pack_plates(Packing(GatedScreen(root), CHANNELS, SIZE, CONFIG.pack, store), plates))
+    return list(pack_plates(Packing(GatedScreen(root), FORM, CONFIG.pack, store), plates))
 
 
 def main(root: str, store: str) -> None:

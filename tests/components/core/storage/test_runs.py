@@ -34,7 +34,7 @@ PREDICTION = PredictionRecord(model="ab" * 32, folds={"HUVEC": (0, 2)})
 def manifest(warning: str = "", run: str = KEY) -> Manifest:
     vocabulary = Vocabulary(treatments=("a",), positives=(), negatives=())
     return Manifest(
-        store="s3://x", channels=6, image_size=8, vocabulary=vocabulary, folds={}, plates=(),
+        store="s3://x", channels=("dna",), image_shape=(8, 8), vocabulary=vocabulary, folds={}, plates=(),
         warnings=(warning,), run=run,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from components.core.evaluation.figures.image_strip import CHANNEL_COLOURS, contrast_limits, draw
+from components.core.storage.counts import Counts
 
 LIMITS = np.array([[0.0, 100.0]] * 6)
 
@@ -28,7 +29,7 @@ def test_each_channel_has_its_own_tile_and_colour() -> None:
 def test_contrast_limits_are_percentiles_of_the_plate() -> None:
     counts = np.zeros((1, 256), int)
     counts[0, 10], counts[0, 20], counts[0, 90] = 500, 499, 1
-    assert contrast_limits(tuple(map(tuple, counts))).tolist() == [[10.0, 20.0]]
+    assert contrast_limits(Counts(counts)).tolist() == [[10.0, 20.0]]
 
 
 def test_a_large_site_shows_its_centre() -> None:

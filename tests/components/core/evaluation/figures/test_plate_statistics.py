@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from components.core.config import StandardiseConfig
 from components.core.evaluation.figures.plate_statistics import channel_spread, plate_statistics
 from components.core.storage.manifest import Manifest
 from tests.components.core.manifests import manifest, plate_record
@@ -33,7 +34,7 @@ def test_agrees_with_standardising_the_pixels(pixels: dict, domain: str) -> None
         "experiment": lambda k: k[0],
         "plate": lambda k: k,
     }.get(domain)
-    imaged, standardised = plate_statistics(screen_of(pixels), domain)  # type: ignore[arg-type]
+    imaged, standardised = plate_statistics(screen_of(pixels), StandardiseConfig(domain=domain))  # type: ignore[arg-type]
     for p, (key, values) in enumerate(pixels.items()):
         if name is None:
             expected = values / 255
@@ -47,7 +48,7 @@ def test_agrees_with_standardising_the_pixels(pixels: dict, domain: str) -> None
 
 def test_spread_is_the_deviation_of_log_means(pixels: dict) -> None:
     screen = screen_of(pixels)
-    found = channel_spread(screen.plates, plate_statistics(screen, "plate")[0][0], ["U2OS", "RPE"])
+    found = channel_spread(screen.plates, plate_statistics(screen, StandardiseConfig())[0][0], ["U2OS", "RPE"])
     assert list(found.index) == [
         (name, between)
         for name, count in (("U2OS", "1 experiment"), ("RPE", "2 experiments"))
