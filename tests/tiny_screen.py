@@ -70,14 +70,14 @@ class TinyScreen:
         root.mkdir(parents=True)
         table, layout, form = site_table((*LABELLED, *more)), LAYOUTS["kaggle"], FORM
         layout.tables(root, table, form)
-        for row in table[table["experiment"].isin(list(imaged))][list(SitePlace._fields)].itertuples(index=False):
-            place = SitePlace(*row)
-            layout.write_site(root, place, form.channels, site_pixels(*place[:4]))
-        for row in table[~table["experiment"].isin(list(imaged))].itertuples() if named else ():
-            folder = root / ("test" if row.experiment in UNLABELLED else "train") / row.experiment / f"Plate{row.plate}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for channel in range(1, 7):
-                (folder / f"{row.well}_s{row.site}_w{channel}.png").touch()
+        for place in map(SitePlace._make, table[list(SitePlace._fields)].itertuples(index=False)):
+            if place.experiment in imaged:
+                layout.write_site(root, place, form.channels, site_pixels(*place[:4]))
+            elif named:
+                for channel, name in enumerate(form.channels):
+                    path = root / layout.path(place, channel, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.touch()
 
     @staticmethod
     def pixels(experiment: str, plate: int | str, well: str, site: int) -> NDArray[np.uint8]:

@@ -7,15 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from components.core.config import CHANNELS
+from components.core.config import CHANNELS, PLATE_FORMATS
 from components.core.storage.manifest import PlateRecord, Role, Vocabulary
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROWS = (*_LETTERS, *(f"A{letter}" for letter in "ABCDEF"))
 COLUMNS = tuple(f"{column:02d}" for column in range(1, 49))
 """Rows and columns of a 1536-well plate, as they appear in well names; smaller plates have the first of them."""
-FORMATS = ((2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))
-"""Rows and columns of plates of 6, 12, 24, 48, 96, 384 and 1536 wells."""
 
 LONGEST_LABEL = 200
 """Characters of a label."""
@@ -126,7 +124,7 @@ def plate_shape(wells: Iterable[str]) -> tuple[int, int]:
     places = [split_well(well) for well in wells]
     rows = max((ROWS.index(row) + 1 for row, _ in places), default=1)
     columns = max((int(column) for _, column in places), default=1)
-    return next(shape for shape in FORMATS if rows <= shape[0] and columns <= shape[1])
+    return next(shape for shape in PLATE_FORMATS.values() if rows <= shape[0] and columns <= shape[1])
 
 
 def is_label(text: str) -> bool:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from components.core.config import SimulatedLayout
 from components.core.screen.plane_header import ImageForm
 from components.core.screen.simulation.ome_zarr import CHUNKS, Version, encode_plane, write_plate
+from components.core.screen.wells import ROWS, split_well
 from components.core.tables import write_table
 
 COLUMNS = ("experiment", "plate", "well", "site", "role", "perturbation", "cell_type", "labelled")
@@ -59,10 +60,11 @@ class LayoutWriter:
             name: the channel's name.
         """
         letters, digits = split_well(place.well)
-        row = row_number(letters)
+        row = ROWS.index(letters) + 1
         half = "train" if place.labelled else "test"
-        values = {"half": half, "row": row, "letters": letters, "column": int(digits), "digits": digits}
-        return self.image.format(**place._asdict(), **values, channel=channel + 1, field=place.site - 1, name=name)
+        values: dict[str, Any] = {"half": half, "row": row, "letters": letters, "column": int(digits), "digits": digits}
+        values["name"] = re.sub(r"[^\w-]", "_", name)  # a channel's name is free text
+        return self.image.format(**place._asdict(), **values, channel=channel + 1, field=place.site - 1)
 
     def write_site(
         self, screen: Path, place: SitePlace, channels: Sequence[str], pixels_CHW: NDArray[np.integer]
@@ -76,21 +78,6 @@ class LayoutWriter:
             path = self.path(place, channel, name) + self.chunk.format(channel=channel)
             (screen / path).parent.mkdir(parents=True, exist_ok=True)
             (screen / path).write_bytes(encode_plane(image_HW) if self.chunk else _encode(Path(path).suffix, image_HW))
-
-
-def split_well(well: str) -> tuple[str, str]:
-    """The row's letters and the column's digits of a well."""
-    found = re.fullmatch(r"([A-Z]+)(\d+)", well)
-    assert found, well
-    return found[1], found[2]
-
-
-def row_number(letters: str) -> int:
-    """The number of a row, from 1: A is 1, AA is 27."""
-    number = 0
-    for letter in letters:
-        number = 26 * number + ord(letter) - ord("A") + 1
-    return number
 
 
 def _encode(suffix: str, image_HW: NDArray[np.integer]) -> bytes:
@@ -111,14 +98,16 @@ def id_codes(table: pd.DataFrame) -> pd.Series[str]:
     return table["experiment"] + "_" + table["plate"] + "_" + table["well"]
 
 
+def _hide(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the labels of unlabelled treatments."""
+    shown = table["labelled"] | (table["role"] != "treatment")
+    return table.assign(perturbation=table["perturbation"].where(shown, ""))
+
+
 def _wells(table: pd.DataFrame) -> pd.DataFrame:
     """The first site of each well, without the labels of unlabelled treatments, and with an id_code."""
-    wells = table.drop_duplicates(["experiment", "plate", "well"]).reset_index(drop=True)
-    shown = wells["labelled"] | (wells["role"] != "treatment")
-    return wells.assign(
-        perturbation=wells["perturbation"].where(shown, ""),
-        id_code=id_codes(wells),
-    )
+    wells = _hide(table).drop_duplicates(["experiment", "plate", "well"]).reset_index(drop=True)
+    return wells.assign(id_code=id_codes(wells))
 
 
 def _write_kaggle(screen: Path, table: pd.DataFrame, form: ImageForm) -> None:
@@ -150,20 +139,26 @@ def _write_rxrx(screen: Path, table: pd.DataFrame, form: ImageForm) -> None:
 
 
 def _write_load_data(screen: Path, table: pd.DataFrame, form: ImageForm) -> None:
-    """CellProfiler's LoadData CSV, and JUMP's plate maps, one for each plate."""
+    """CellProfiler's LoadData CSV, and JUMP's plate maps, one for each plate, if their names are barcodes."""
     columns: dict[str, Any] = {}
     files = {name: [Path(path) for path in paths] for name, paths in _paths(LOADDATA, table, form).items()}
     for name, paths in files.items():
         columns[f"FileName_Orig{name}"] = [path.name for path in paths]
         columns[f"PathName_Orig{name}"] = [path.parent.as_posix() for path in paths]
     fields = {"experiment": "Batch", "plate": "Plate", "well": "Well", "site": "Site", "cell_type": "Cell_Line"}
+    wells = _wells(table)
+    if wells["plate"].nunique() < len(wells.drop_duplicates(["experiment", "plate"])):
+        # A barcode names one plate: without barcodes of their own, the wells are described in the table itself.
+        fields |= {name: name.capitalize() for name in ("perturbation", "role", *own_columns(table))}
+        table = _hide(table)
     columns |= {f"Metadata_{name}": table[column].to_numpy() for column, name in fields.items()}
     write_table(screen / "load_data.csv", pd.DataFrame(columns))
+    if "perturbation" in fields:
+        return
 
-    wells = _wells(table).rename(columns={"well": "well_position", "perturbation": "broad_sample"})
-    wells["pert_type"] = wells["role"].map(
-        {"treatment": "trt", "negative_control": "negcon", "positive_control": "poscon"}
-    )
+    types = {"treatment": "trt", "negative_control": "negcon", "positive_control": "poscon"}
+    wells["pert_type"] = wells["role"].map(types)
+    wells = wells.rename(columns={"well": "well_position", "perturbation": "broad_sample"})
     plates = pd.DataFrame({"Assay_Plate_Barcode": wells["plate"].unique()})
     write_table(screen / "barcode_platemap.csv", plates.assign(Plate_Map_Name=plates["Assay_Plate_Barcode"]))
     (screen / "platemap").mkdir()
@@ -174,9 +169,8 @@ def _write_load_data(screen: Path, table: pd.DataFrame, form: ImageForm) -> None
 
 def _write_samplesheet(screen: Path, table: pd.DataFrame, form: ImageForm) -> None:
     first = ["experiment", "plate", "well", "site", "role", "perturbation", "cell_type"]
-    shown = table["labelled"] | (table["role"] != "treatment")
     paths = {f"path_{name}": paths for name, paths in _paths(SAMPLESHEET, table, form).items()}
-    sheet = table.assign(perturbation=table["perturbation"].where(shown, ""), **paths)
+    sheet = _hide(table).assign(**paths)
     write_table(screen / "samplesheet.csv", sheet[[*first, *paths, *own_columns(table)]])
 
 
@@ -198,7 +192,7 @@ def _write_harmony(screen: Path, table: pd.DataFrame, form: ImageForm) -> None:
             for path, well, site in zip(paths, sites["well"], sites["site"], strict=True):
                 letters, digits = split_well(well)
                 fields = {
-                    "URL": Path(path).name, "Row": row_number(letters), "Col": int(digits), "FieldID": site, "PlaneID": 1,
+                    "URL": Path(path).name, "Row": ROWS.index(letters) + 1, "Col": int(digits), "FieldID": site, "PlaneID": 1,
                     "TimepointID": 0, "ChannelID": channel, "ChannelName": name, "ImageSizeX": form.shape[1],
                     "ImageSizeY": form.shape[0],
                 }  # fmt: skip
@@ -231,7 +225,7 @@ def _paths(layout: LayoutWriter, table: pd.DataFrame, form: ImageForm) -> dict[s
 _HARMONY_NAME = "r{row:02d}c{column:02d}f{site:02d}p01-ch{channel}sk1fk1fl1.tiff"
 _ZARR_IMAGE = "{experiment}/{plate}.zarr/{letters}/{digits}/{field}"
 LOADDATA = LayoutWriter("images/{experiment}/{plate}/" + _HARMONY_NAME, _write_load_data)
-SAMPLESHEET = LayoutWriter("images/{experiment}/{plate}/{well}_{site}_{name}.tif", _write_samplesheet)
+SAMPLESHEET = LayoutWriter("images/{experiment}/{plate}/{well}_s{site}_{channel}_{name}.tif", _write_samplesheet)
 OPERA_PHENIX = LayoutWriter("{experiment}/{plate}/Images/" + _HARMONY_NAME, _write_harmony)
 LAYOUTS: Mapping[SimulatedLayout, LayoutWriter] = {
     "kaggle": LayoutWriter("{half}/{experiment}/Plate{plate}/{well}_s{site}_w{channel}.png", _write_kaggle),

@@ -19,6 +19,7 @@ import numpy as np
 
 from components.core.config import PLATE_FORMATS, CompoundsConfig, FrozenModel, ScreenConfig, SimulateConfig
 from components.core.screen.plane_header import ImageForm
+from components.core.screen.wells import COLUMNS, ROWS, well_key
 from components.core.storage.manifest import Role
 
 
@@ -55,12 +56,7 @@ def used_wells(plate_format: int) -> tuple[str, ...]:
     """
     rows, columns = PLATE_FORMATS[plate_format]
     edge = 1 if plate_format >= 384 else 0
-    letters = [("A" if row >= 26 else "") + chr(ord("A") + row % 26) for row in range(rows)]
-    return tuple(
-        f"{letter}{column:02d}"
-        for letter in letters[edge : rows - edge]
-        for column in range(1 + edge, columns + 1 - edge)
-    )
+    return tuple(row + column for row in ROWS[edge : rows - edge] for column in COLUMNS[edge : columns - edge])
 
 
 USED_WELLS = used_wells(384)
@@ -227,7 +223,7 @@ def _lay_out(
         elif fate < config.missing_wells / 2:
             # Half of the missing treatments were never dispensed: RxRx1 keeps such wells as stray untreated ones.
             wells.append(SimulatedWell(well, "negative_control", None, labels.negative, sites))
-    return _row_major(config, wells)
+    return tuple(sorted(wells, key=lambda well: well_key(well.well)))
 
 
 def _scatter(
@@ -257,17 +253,12 @@ def _scatter(
         sites = _sites(settings, experiment, number, well)
         strength = _dose_effect(dose / max(doses)) if dose else 1.0
         wells.append(SimulatedWell(well, role, index, label, sites, dose, replicate, strength))
-    return _row_major(config, wells)
+    return tuple(sorted(wells, key=lambda well: well_key(well.well)))
 
 
 def _dose_effect(dose: float) -> float:
     """The share of the full effect at a dose, a fraction of the highest one: Hill's curve, half the effect at a tenth."""
     return 1.1 * dose / (dose + 0.1)
-
-
-def _row_major(config: SimulateConfig, wells: Sequence[SimulatedWell]) -> tuple[SimulatedWell, ...]:
-    order = used_wells(config.plate_format)
-    return tuple(sorted(wells, key=lambda well: order.index(well.well)))
 
 
 def _sites(settings: SimulationSettings, experiment: str, number: int, content: int | str) -> tuple[int, ...]:

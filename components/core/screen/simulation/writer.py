@@ -72,7 +72,7 @@ def simulate(settings: SimulationSettings, out: Path, progress: Progress | None 
         table = site_table(plates)
         LAYOUTS[settings.simulate.layout].tables(new / "screen", table, settings.images)
         hidden = table.drop_duplicates(["experiment", "plate", "well"]).query("role == 'treatment' and not labelled")
-        truth = {"id_code": id_codes(hidden), "sirna": hidden["perturbation"]}
+        truth = {"id_code": id_codes(hidden), settings.screen.label_column: hidden["perturbation"]}
         write_table(new / "truth.csv", pd.DataFrame(truth))
         (new / "simulation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return True
@@ -95,6 +95,7 @@ def _record(settings: SimulationSettings) -> dict[str, Any]:
         "channels": list(images.channels),
         "image_size": list(images.shape),
         "sites": settings.screen.usual_sites,
+        "label_column": settings.screen.label_column,
         "simulate": settings.simulate.model_dump(mode="json"),
     }
 
