@@ -60,8 +60,7 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
     _check_ratio(config)
     found = read_screen(source, config.screen)
     check_folds(config, found.training_experiments())
-    if config.folds.split == "well":
-        screen_folds(found.training_plates, config.folds)
+    screen_folds(found.training_plates, config.folds)
     if truth is not None:
         unlabelled = [plate for plate in found.plates if not plate.labelled]
         check_truth(truth, unlabelled, found.vocabulary.treatments, config.screen.label_column)
@@ -237,13 +236,13 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
     """Checks that every trained fold leaves labelled experiments of every cell type to train on.
 
     `experiments` are the labelled ones that are not held out, by cell type. Returns the fold that validates on each of them; empty
-    if folds hold out wells.
+    if folds hold out plates or wells.
 
     Raises:
         InputError: names the fold and the cell type.
     """
     folds: dict[str, int] = {}
-    if config.folds.split == "experiment":
+    if config.folds.split == "experiment" and (config.folds.known or sum(map(len, experiments.values())) != 1):
         folds = assign_folds(experiments, config.folds.count, config.folds.known, config.folds.seed)
     for cell_type in config.screen.cell_types:
         names = experiments.get(cell_type, ())
@@ -253,10 +252,11 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
                 "add one, or remove the cell type from the list"
             )
         of_type = {folds.get(name) for name in names}
-        if len(of_type) == 1 and not of_type.isdisjoint(config.folds.trained):
+        if folds and len(of_type) == 1 and not of_type.isdisjoint(config.folds.trained):
             raise InputError(
                 f"fold {of_type.pop()} validates on all labelled experiments of {cell_type} ({', '.join(names)}) and "
-                "has none to train on; add an experiment, or remove the cell type from the screen and screen.cell_types"
+                "has none to train on; set folds.split to plate or well, add an experiment, or remove the cell type from the "
+                "screen and screen.cell_types"
             )
     return folds
 

@@ -22,6 +22,7 @@ from components.core.files import atomic_directory
 from components.core.prior.assignment import Competition, Temperatures, WellPredictions, competitions, predict_wells
 from components.core.prior.balancing import balanced
 from components.core.prior.plate_groups import (
+    WITHOUT_DESIGN,
     Arrangement,
     NoPlateDesignError,
     PlateGroups,
@@ -201,23 +202,20 @@ def _learn(
     prior: PriorConfig, manifest: Manifest, experiments: set[str] | None, warnings: list[str]
 ) -> PlateGroups | None:
     """Plate groups from the labelled plates of some experiments (None for all) or of the model; None if there are none."""
-    if not prior.enabled:
+    if not prior.enabled or manifest.has_no_design:
         return None
     if manifest.model is not None and manifest.model.design is not None:
         return groups_of(manifest.model.design, manifest.vocabulary.treatments)
     try:
         if manifest.model is not None:
-            raise NoPlateDesignError("the model has no plate design; set prior.enabled to false")
-        if manifest.split == "well":
-            raise InputError(
-                "the plate design would reveal held-out wells by their neighbours' labels (folds.split well); set "
-                "prior.enabled to false"
-            )
+            if prior.on_low_margin == "refuse":
+                raise NoPlateDesignError("the model has no plate design")
+            return None
         return learn_groups(labelled_treatments(manifest.plates, experiments), manifest.vocabulary.treatments)
     except NoPlateDesignError as error:
         if prior.on_low_margin == "refuse":
             raise
-        warnings.append(f"predicted without the prior: {error}")
+        warnings.append(f"{WITHOUT_DESIGN}: {error.reason}")
         return None
 
 

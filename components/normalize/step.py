@@ -17,12 +17,12 @@ from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
-from components.core.prior.plate_groups import check_design, labelled_treatments
+from components.core.prior.plate_groups import WITHOUT_DESIGN, check_design
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.new_plates import plates_for, reference_of, seen_before
 from components.core.registry.published_models import find_model, trained_plates
 from components.core.screen.batches import Packing
-from components.core.screen.folds import screen_folds
+from components.core.screen.folds import chosen_split, screen_folds, split_remarks
 from components.core.screen.histograms import PlateKey, check_controls
 from components.core.screen.images import image_form
 from components.core.screen.layouts import read_screen
@@ -85,7 +85,13 @@ def run(
     source = source_of(source)
     screen = read_screen(source, config.screen)
     trained = [plate for plate in screen.plates if not plate.holdout]
-    check_design(labelled_treatments(trained), screen.vocabulary.treatments, config.prior)
+    split = chosen_split(screen.training_plates, config.folds)
+    no_design = check_design(trained, screen.vocabulary.treatments, config.prior, split)
+    if no_design:
+        progress.warn(f"{WITHOUT_DESIGN}: {no_design}")
+    remarks = split_remarks(screen.training_plates, config.folds)
+    for remark in remarks:
+        progress.warn(remark)
     folds, well_folds = screen_folds(screen.training_plates, config.folds)
     check_scored(scored_by_tables(screen, folds, well_folds))
 
@@ -97,6 +103,7 @@ def run(
     except ValueError as error:
         raise InputError(f"screen.{error}; lower screen.crop or screen.bin") from None
     packed, warnings = _pack(packing, screen)
+    warnings[False][:0] = remarks
     outputs = {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
         manifest = build_manifest(
@@ -107,6 +114,7 @@ def run(
             folds=folds,
             well_folds=well_folds,
             warnings=warnings[holdout],
+            no_design=no_design,
             columns=config.screen.own_columns(screen.columns),
             run=record.key if record else "",
         )

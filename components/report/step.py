@@ -24,6 +24,7 @@ from components.core.evaluation.plate_quality import plate_quality
 from components.core.evaluation.quality import columns
 from components.core.evaluation.scores import SCORES, UNSURE, Score, build_metrics, choose_examples, saved
 from components.core.files import atomic_directory
+from components.core.prior.plate_groups import WITHOUT_DESIGN
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
@@ -142,6 +143,8 @@ def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectS
     validated = {(f["fold"], o.cell_type): f["validated"] for o in outputs for f in o.meta.get("folds", [])}
     metrics = build_metrics(report.predictions, cell_types, history, validated)
     metrics["temperatures"] = report.temperatures
+    if not report.prior_used:
+        metrics["plate_design"] = False
     if lineage.get("partial"):
         metrics["partial"] = lineage["partial"]
     if config.mean_teacher.fused_labels:
@@ -168,6 +171,8 @@ def _of_new_plates(
         name: scores[name] for name in ("schema", "holdout", "wells", "calibration") if name in scores
     }
     metrics["temperatures"] = report.temperatures
+    if not report.prior_used:
+        metrics["plate_design"] = False
     metrics["quality"] = {
         "wells_to_look_at": int((wells["look_at"] != "").sum()),
         "blurred_plates": int(quality["blurred"].sum()),
@@ -243,6 +248,8 @@ def _notices(
     manifests = (holdout,) if screen.model else (screen, holdout)
     notices = [("compile", message) for message in lineage.get("warnings", [])]
     notices += [("normalize", message) for manifest in manifests for message in manifest.warnings]
+    if screen.no_design:
+        notices.append(("normalize", f"{WITHOUT_DESIGN}: {screen.no_design}"))
     fused = config.mean_teacher.fused_labels
     if fused and not screen.model:
         message = (
@@ -252,9 +259,14 @@ def _notices(
         notices.append(("pseudo_label", message))
     labelled = wells[(wells["score"] == "out_of_fold") & ~wells["id_code"].isin(predictions["id_code"])]
     missing = labelled.groupby("cell_type").size()
+    said = [set(output.assign.get("warnings", ())) for output in outputs]
+    by_all = set.intersection(*said) if len(said) > 1 else set()
     for output in outputs:
         name = output.cell_type
-        notices += [(f"assign {name}", message) for message in output.assign.get("warnings", [])]
+        notices += [
+            ("assign" if message in by_all else f"assign {name}", message)
+            for message in output.assign.get("warnings", [])
+        ]
         if name in missing:
             message = f"{missing[name]:,} labelled wells of {name} have no out-of-fold prediction: folds are missing"
             notices.append(("report", message))

@@ -75,7 +75,7 @@ class ScreenWells:
         read = self._of_type(cell_type).query("not holdout")
         labelled = read[read.labelled]
         trains, total = labelled[labelled.fold != fold], int(labelled.treatments.sum())
-        by_well = self.config.folds.split == "well"
+        by_well = bool(labelled.fold.lt(0).all())
         supervised = total - round(total / self.config.folds.count) if by_well else int(trains.treatments.sum())
         controls = (read if self.config.screen.controls == "all" else trains).controls.sum()
         unlabelled = read.treatments[~read.labelled].sum()

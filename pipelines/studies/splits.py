@@ -58,6 +58,10 @@ def split_screen(manifest: Manifest, folds: FoldsConfig) -> tuple[Manifest, int]
         InputError: too few labelled experiments, or wells, for the folds.
     """
     dealt = dealt_again(manifest, folds)
+    if folds.split == "experiment" and dealt.split != "experiment":
+        raise InputError(
+            "the protocol batch holds out whole experiments, but the screen has one labelled experiment; add others"
+        )
     plates = tuple(
         plate
         if plate.labelled

@@ -201,7 +201,7 @@ class ScreenConfig(FrozenModel):
 
 
 class FoldsConfig(FrozenModel):
-    """Cross-validation folds, grouped by experiment and stratified by cell type."""
+    """Cross-validation folds, grouped by experiment or plate and stratified by cell type."""
 
     count: Annotated[int, Field(ge=2)] = Field(5, description="number of folds")
     known: dict[str, int] = Field(
@@ -211,8 +211,11 @@ class FoldsConfig(FrozenModel):
     train: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, description="folds to train, for example [0]; null trains all"
     )
-    split: Literal["experiment", "well"] = Field(
-        "experiment", description="what a fold holds out: whole experiments, or random treatment wells"
+    split: Literal["experiment", "plate", "well"] = Field(
+        "experiment",
+        description="what a fold holds out: whole experiments, whole plates, or random treatment wells; in a screen with a "
+        "single experiment plates or, if they are few or differ in their labels, wells. With folds of plates or wells, the plate "
+        "design is not used",
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0,
@@ -228,8 +231,8 @@ class FoldsConfig(FrozenModel):
                 )
             if list(self.train) != sorted(self.train):
                 raise ValueError(f"train must increase, got {list(self.train)}")
-        if self.split == "well" and self.known:
-            raise ValueError("known assigns whole experiments to folds; leave it out with split well")
+        if self.split != "experiment" and self.known:
+            raise ValueError(f"known assigns whole experiments to folds; leave it out with split {self.split}")
         return self
 
     @property
@@ -553,11 +556,6 @@ class RunConfig(FrozenModel):
             raise ValueError(
                 f"init_from sets the initial weights of every backbone, but {' and '.join(weighted)} has its own `weights`; "
                 "leave one of the two out"
-            )
-        if self.folds.split == "well" and self.prior.enabled:
-            raise ValueError(
-                "folds.split well needs prior.enabled false: wells of one plate are on both sides of the split, so "
-                "the plate design would reveal a held-out well by its neighbours' labels"
             )
         return self
 

@@ -118,7 +118,7 @@ def render_report(
         roles={"oof": "out of fold"},
         curves=[(title, Markup(svg)) for title, svg in curves.items() if svg],
         maps=_plate_maps(report, mapped),
-        reliability=Markup(reliability.draw(predictions) or ""),
+        reliability=Markup(reliability.draw(predictions, report.prior_used) or ""),
         statistics=Markup(draw_statistics(plates, imaged, standardised, cell_types, channels, domain)),
         spread=channel_spread(plates, imaged[0], cell_types),
         pictures=[(well, base64.b64encode(png).decode()) for well, png in pictures],

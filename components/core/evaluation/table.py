@@ -18,7 +18,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
 
 
 def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdout"]) -> Markdown:
-    """Well top-1 in percent: a row for each score and stage, a column for each cell type.
+    """Well top-1 in percent: a row for each score and stage, a column for each cell type; one stage without a plate design.
 
     Args:
         metrics: the content of metrics.json; scores that it lacks are left out.
@@ -28,16 +28,19 @@ def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdo
     scores = [name for name in names if name in metrics]
     # A cell type may be missing from one score (no holdout of it), so the columns come from all scores.
     columns = list(dict.fromkeys(["overall", *(name for score in scores for name in metrics[score]["raw"])]))
+    # Without a plate design the stages do not differ.
+    stages = STAGE_NAMES if metrics.get("plate_design", True) else {"raw": ""}
     rows = []
     for score in scores:
         wells = f"{metrics['wells'][score]['overall']:,}" if "wells" in metrics else ""
-        for stage, title in STAGE_NAMES.items():
+        for stage, title in stages.items():
             found = metrics[score][stage]
             values = [f"{100 * found[name]:.1f}" if name in found else "–" for name in columns]
             first = stage == "raw"
-            rows.append([names[score] if first else "", title, *values, wells if first else ""])
-    header = ["score", "stage", *map(escaped, columns), "wells"]
-    text = "Well top-1 accuracy, %\n\n" + markdown_table(header, rows, labels=2)
+            shown = [title] if len(stages) > 1 else []
+            rows.append([names[score] if first else "", *shown, *values, wells if first else ""])
+    header = ["score", *(["stage"] if len(stages) > 1 else []), *map(escaped, columns), "wells"]
+    text = "Well top-1 accuracy, %\n\n" + markdown_table(header, rows, labels=len(header) - len(columns) - 1)
     return Markdown(text, justify="default")  # the default of paragraphs pads them to the console's width
 
 

@@ -87,17 +87,9 @@ def fold_wells(
 
 
 def groups_of_fold(manifest: Manifest, fold: int, prior: PriorConfig) -> PlateGroups | None:
-    """Plate groups learned from the training experiments of a fold; None without prior or without a plate design.
-
-    Raises:
-        InputError: folds of single wells, whose plates carry training labels.
-    """
-    if not prior.enabled:
+    """Plate groups learned from the training experiments of a fold; None without prior or without a plate design."""
+    if not prior.enabled or manifest.has_no_design:
         return None
-    if manifest.split == "well":
-        raise InputError(
-            "the plate design would reveal held-out wells by their neighbours' labels; set prior.enabled to false"
-        )
     training = {experiment for experiment, own in manifest.folds.items() if own != fold}
     try:
         return learn_groups(labelled_treatments(manifest.plates, training), manifest.vocabulary.treatments)

@@ -9,8 +9,10 @@ N labelled plates, K treatment perturbations, W wells of a plate, P plates of th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from itertools import permutations as orders
 from typing import Literal, NamedTuple
 
@@ -19,12 +21,14 @@ import scipy
 from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
-from components.core.errors import InputError
+from components.core.errors import InputError, shortened
 from components.core.prior.balancing import assign_plate
 from components.core.screen.wells import Plate, natural_key
 from components.core.storage.manifest import PlateRecord
 
 Permutations = Literal["cyclic", "all"]
+WITHOUT_DESIGN = "wells are predicted without a plate design"
+"""What messages say before the reason."""
 # Candidates are enumerated; 8! = 40,320 of them still take no noticeable time.
 MOST_PLATES = 8
 # Two plates hold the same group if they share more than half of the smaller one's perturbations: plates of one group differ
@@ -43,7 +47,11 @@ class LabelledWell(NamedTuple):
 
 
 class NoPlateDesignError(InputError):
-    """The labelled plates show no groups; a caller may continue without the prior and warn."""
+    """The plates show no groups, or none that can be transferred; a caller may continue without the prior and give the `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; set prior.enabled to false")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
 
     Raises:
         NoPlateDesignError: the layout has no groups: no labelled wells, perturbations repeated on a plate, plates of one
-            experiment that share their perturbations, or perturbations scattered over plates.
+            experiment that share their perturbations, or perturbations scattered over plates; or none that can be
+            transferred: more than eight plates, or plates of other names in every experiment.
         InputError: a design with a mistake in it: a perturbation in two groups or of unknown group, a number of groups that is not
             the number of plates, or a label that is no treatment.
     """
@@ -105,7 +114,7 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
     wells = list(wells)
     rows = sorted({(well.experiment, well.plate) for well in wells}, key=lambda row: (row[0], natural_key(row[1])))
     if not rows:
-        raise NoPlateDesignError("no labelled treatment wells to learn plate groups from; set prior.enabled to false")
+        raise NoPlateDesignError("no labelled treatment wells to learn plate groups from")
     row = {key: n for n, key in enumerate(rows)}
     holds_NK = np.zeros((len(rows), len(treatments)), dtype=bool)
     for experiment, plate, perturbation in wells:
@@ -115,11 +124,9 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
             )
         n, k = row[experiment, plate], index[perturbation]
         if holds_NK[n, k]:
-            raise NoPlateDesignError(
-                f"experiment {experiment} plate {plate}: {perturbation} is on the plate twice; "
-                "correct its label, or set prior.enabled to false"
-            )
+            raise NoPlateDesignError(f"{perturbation} is on plate {plate} of experiment {experiment} more than once")
         holds_NK[n, k] = True
+    check_correspondence(rows)
 
     group_N = _cluster(holds_NK)
     groups = int(group_N.max()) + 1
@@ -129,6 +136,10 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
     _check_strays(holds_NK, group_N, home_K, rows, treatments)
     arrangements = _arrange(group_N, rows)
     plates = tuple(sorted({plate for _, plate in rows}, key=natural_key))
+    if len(plates) > MOST_PLATES:
+        raise NoPlateDesignError(
+            f"an experiment has {len(plates)} plates; plate groups are inferred for at most {MOST_PLATES}"
+        )
     if groups != len(plates):
         odd = rows[int(np.flatnonzero(group_N == np.bincount(group_N).argmin())[0])]
         raise InputError(
@@ -138,6 +149,31 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
     home_K = _infer_unseen(home_K, groups, treatments)
     members = tuple(np.flatnonzero(home_K == group) for group in range(groups))
     return PlateGroups(plates, members, arrangements)
+
+
+def check_correspondence(rows: Iterable[tuple[str, str]]) -> None:
+    """Checks that plates of the same name are in several experiments, so that what one holds tells of the others.
+
+    Which plate of one experiment is like which of another is not guessed from their order.
+
+    Args:
+        rows: experiment and plate of each plate.
+
+    Raises:
+        NoPlateDesignError: more than half of the plates have a name that no other experiment has, such as a barcode.
+    """
+    of_experiment: dict[str, set[str]] = {}
+    for experiment, plate in rows:
+        of_experiment.setdefault(experiment, set()).add(plate)
+    if len(of_experiment) < 2:
+        return
+    count = Counter(plate for own in of_experiment.values() for plate in own)
+    alone = sum(plates == 1 for plates in count.values())
+    if alone > count.total() / 2:
+        shown = (
+            f"{experiment} has {shortened(sorted(own, key=natural_key))}" for experiment, own in of_experiment.items()
+        )
+        raise NoPlateDesignError(f"plates have other names in every experiment ({', '.join(islice(shown, 2))})")
 
 
 def _cluster(holds_NK: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -161,7 +197,7 @@ def _check_strays(
     if stray_NK.sum() > MOST_STRAYS * holds_NK.sum():
         raise NoPlateDesignError(
             f"{stray_NK.sum()} of {holds_NK.sum()} labelled wells are outside their treatment's plate group: "
-            "this screen has no plate groups; set prior.enabled to false"
+            "this screen has no plate groups"
         )
     if stray_NK.any():
         n, k = (int(i[0]) for i in np.nonzero(stray_NK))
@@ -180,8 +216,7 @@ def _arrange(group_N: NDArray[np.intp], rows: Sequence[tuple[str, str]]) -> dict
         twin = next((number for number, held in placed.items() if held == group), None)
         if twin is not None:
             raise NoPlateDesignError(
-                f"experiment {experiment}: plates {twin} and {plate} hold the same treatments, so this "
-                "screen has no plate groups; set prior.enabled to false"
+                f"plates {twin} and {plate} of experiment {experiment} hold the same treatments: this screen has no plate groups"
             )
         placed[plate] = group
     return arrangements
@@ -220,21 +255,40 @@ class Arrangement:
         return not self.problem and self.margin >= prior.min_margin and self.separation >= prior.min_separation
 
 
-def check_design(wells: Iterable[LabelledWell], treatments: Sequence[str], prior: PriorConfig) -> None:
+def check_design(
+    plates: Sequence[Plate],
+    treatments: Sequence[str],
+    prior: PriorConfig,
+    split: Literal["experiment", "plate", "well"],
+) -> str:
     """Checks before training whether the labelled plates' design can be used with this configuration.
 
     Labelled plates without groups are accepted unless `on_low_margin` is `refuse`: they are predicted without the prior.
+
+    Args:
+        plates: the screen's plates without those held out.
+        treatments: the treatment labels in class order.
+        prior: the settings.
+        split: what a fold holds out.
+
+    Returns:
+        Why there is no design to use; empty if there is one, or the prior is off.
 
     Raises:
         InputError: a mistake in the design, or experiments whose plates are no rotations of one another.
     """
     if not prior.enabled:
-        return
+        return ""
     try:
-        candidates(learn_groups(wells, treatments), prior.permutations)
-    except NoPlateDesignError:
+        if split != "experiment":
+            raise NoPlateDesignError(f"folds hold out {split}s, which the rest of their experiment would reveal")
+        candidates(learn_groups(labelled_treatments(plates), treatments), prior.permutations)
+        check_correspondence((plate.experiment, plate.plate) for plate in plates)
+    except NoPlateDesignError as error:
         if prior.on_low_margin == "refuse":
             raise
+        return error.reason
+    return ""
 
 
 def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[int, ...], ...]:
@@ -245,14 +299,9 @@ def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[i
     all arranged alike leave several cycles.
 
     Raises:
-        InputError: no cycle explains the labelled experiments, or more than eight plates.
+        InputError: no cycle explains the labelled experiments.
     """
     count = len(groups.plates)
-    if count > MOST_PLATES:
-        raise InputError(
-            f"an experiment has {count} plates; plate groups are inferred for at most {MOST_PLATES}: "
-            "set prior.enabled to false"
-        )
     if permutations == "all":
         return tuple(orders(range(count)))
     known = {full for placed in groups.arrangements.values() if (full := _complete(placed, groups.plates))}

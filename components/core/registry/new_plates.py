@@ -87,7 +87,7 @@ def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
 
 def design_of(screen: Manifest, prior: PriorConfig) -> PlateDesign | None:
     """The plate design of a screen's labelled plates; None if they have none, or the prior is off. InputError for a faulty one."""
-    if not prior.enabled:
+    if not prior.enabled or screen.has_no_design:
         return None
     treatments = screen.vocabulary.treatments
     try:

@@ -1,8 +1,9 @@
-"""Cross-validation folds: whole experiments balanced within each cell type, or single wells at random. Pure.
+"""Cross-validation folds: whole experiments or whole plates balanced within each cell type, or single wells at random. Pure.
 
 Wells of one experiment share its batch effect, so `assign_folds` never splits an experiment between training and validation.
-`deal_wells` is for the evaluation protocol that holds out wells instead ("Random" beside the organisers' "Batch"): its
-accuracy measures how well phenotypes can be told apart, not how that transfers to a new experiment.
+Folds of plates or wells are for a screen with a single experiment, and for the evaluation protocol that holds out wells ("Random"
+beside the organisers' "Batch"): their accuracy measures how well phenotypes can be told apart within an experiment, not how that
+transfers to a new one.
 """
 
 from __future__ import annotations
@@ -10,27 +11,77 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from components.core.config import FoldsConfig
-from components.core.errors import InputError
+from components.core.errors import InputError, shortened
 from components.core.screen.wells import Plate, experiments_by_cell_type, natural_key
 from components.core.storage.manifest import PlateRecord
 
+Split = Literal["experiment", "plate", "well"]
+"""What a fold holds out."""
+
+MOST_UNSEEN = 0.05
+"""Share of the labelled wells whose label only one fold's plates hold, up to which folds of a single experiment hold out plates."""
+
 
 def screen_folds(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> tuple[dict[str, int], dict[str, int]]:
-    """Fold by experiment and fold by id_code, one of them empty, as configured.
+    """Fold by experiment and fold by id_code, one of them empty, as `chosen_split` says.
 
     Args:
         plates: labelled plates that are not held out, from a screen's tables or its manifest.
         config: number and kind of folds.
 
     Raises:
-        InputError: too few labelled experiments, or wells, for the folds.
+        InputError: too few labelled experiments, plates or wells for the folds.
     """
-    if config.split == "well":
-        return {}, deal_wells(dealt_wells(plates), config.count, config.seed)
-    return assign_folds(experiments_by_cell_type(plates), config.count, config.known, config.seed), {}
+    split = chosen_split(plates, config)
+    if split == "experiment":
+        return assign_folds(experiments_by_cell_type(plates), config.count, config.known, config.seed), {}
+    deal = deal_wells if split == "well" else deal_plates
+    return {}, deal(dealt_wells(plates), config.count, config.seed)
+
+
+def chosen_split(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> Split:
+    """What a fold holds out: as configured, but plates or wells if there is a single experiment, which no fold can hold out.
+
+    Then a fold holds out plates, unless there are fewer of them than folds, or many labels are on the plates of one fold alone.
+    """
+    if config.split != "experiment" or config.known or len({plate.experiment for plate in plates}) != 1:
+        return config.split
+    wells = dealt_wells(plates)
+    if len({well.plate for well in wells}) < config.count:
+        return "well"
+    unseen = unseen_labels(wells, deal_plates(wells, config.count, config.seed))
+    share = sum(well.perturbation in unseen for well in wells) / len(wells)
+    return "plate" if share <= MOST_UNSEEN else "well"
+
+
+def split_remarks(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> list[str]:
+    """What a user should know of the folds: that they are not as configured, and labels that a fold holds out all wells of."""
+    split, remarks = chosen_split(plates, config), []
+    if split != config.split:
+        remarks.append(
+            f"the screen has one labelled experiment that is not held out, {plates[0].experiment}: folds hold out {split}s "
+            f"(folds.split {split}), so that scores do not tell of new experiments"
+        )
+    if split == "plate":
+        wells = dealt_wells(plates)
+        unseen = sorted(unseen_labels(wells, deal_plates(wells, config.count, config.seed)), key=natural_key)
+        if unseen:
+            remarks.append(
+                f"all wells of {len(unseen)} labels are in one fold's plates, which its networks never learn: "
+                f"{shortened(unseen)}; folds.split well avoids that"
+            )
+    return remarks
+
+
+def unseen_labels(wells: Iterable[DealtWell], fold_of: Mapping[str, int]) -> set[str]:
+    """The labels of which one fold holds out all wells of a cell type."""
+    folds: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for well in wells:
+        folds[well.cell_type, well.perturbation].add(fold_of[well.id_code])
+    return {label for (_, label), own in folds.items() if len(own) == 1}
 
 
 def assign_folds(
@@ -60,7 +111,7 @@ def assign_folds(
         experiments = "experiment that is" if found == 1 else "experiments that are"
         raise InputError(
             f"folds.count is {count}, but the screen has {found} labelled {experiments} not held out; "
-            f"{f'set it to {found} or less, or ' if found > 1 else ''}add experiments"
+            f"{f'set it to {found} or less, ' if found > 1 else ''}set folds.split to plate or well, or add experiments"
         )
     folds: dict[str, int] = {}
     for name, fold in known.items():
@@ -112,6 +163,29 @@ def dealt_wells(plates: Iterable[Plate | PlateRecord]) -> list[DealtWell]:
         for well in plate.wells
         if well.role == "treatment" and well.perturbation is not None
     ]
+
+
+def deal_plates(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, int]:
+    """Gives all wells of a plate the fold that holds it out; plates are dealt as `assign_folds` deals experiments.
+
+    Returns:
+        Fold by id_code.
+
+    Raises:
+        InputError: more folds than plates.
+    """
+    wells = list(wells)
+    plates_of: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for well in wells:
+        plates_of[well.cell_type][f"{well.experiment}_{well.plate}"] = None
+    found = sum(map(len, plates_of.values()))
+    if count > found:
+        raise InputError(
+            f"folds.count is {count}, but the screen has {found} labelled plates that are not held out; "
+            f"{f'set it to {found} or less, ' if found > 1 else ''}set folds.split to well, or add plates"
+        )
+    fold_of = assign_folds({cell_type: list(names) for cell_type, names in plates_of.items()}, count, {}, seed)
+    return {well.id_code: fold_of[f"{well.experiment}_{well.plate}"] for well in wells}
 
 
 def deal_wells(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, int]:

@@ -28,6 +28,7 @@ def build_manifest(
     folds: Mapping[str, int],
     well_folds: Mapping[str, int],
     warnings: Sequence[str],
+    no_design: str = "",
     columns: Sequence[str] = (),
     run: str = "",
 ) -> Manifest:
@@ -42,6 +43,7 @@ def build_manifest(
         folds: fold by experiment; empty if wells are dealt to folds.
         well_folds: fold by id_code; empty if experiments are.
         warnings: what the user should check in this half.
+        no_design: why the plate design is not used; empty if it may be.
         columns: names of the screen's own columns in tables of results.
         run: the run's key; empty if the step runs by hand.
     """
@@ -58,6 +60,7 @@ def build_manifest(
         vocabulary=screen.vocabulary,
         folds={} if holdout else dict(folds),
         plates=tuple(plates),
+        no_design=no_design,
         columns=tuple(columns),
         warnings=tuple(warnings),
         run=run,
@@ -65,7 +68,7 @@ def build_manifest(
 
 
 def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
-    """The same screen with other folds: the manifest that normalize would make with this configuration of them.
+    """The same screen with other folds: the manifest that normalize would make with this configuration of them and no prior.
 
     Raises:
         InputError: too few labelled experiments, or wells, for the folds.

@@ -61,7 +61,7 @@ class PlateRecord(FrozenModel):
     )
     wells: tuple[WellRecord, ...]
     well_folds: tuple[int, ...] = Field(
-        (), description="folds of the wells, in their order, -1 for none; empty unless folds hold out wells"
+        (), description="folds of the wells, in their order, -1 for none; empty unless folds hold out plates or wells"
     )
 
 
@@ -117,6 +117,7 @@ class Manifest(StoredRecord):
         description="fold by labelled experiment, the one that validates on it; empty if folds hold out wells"
     )
     plates: tuple[PlateRecord, ...]
+    no_design: str = Field("", description="why the plate design is not used; empty if it may be")
     columns: tuple[str, ...] = Field((), description="names of the screen's own columns, which go to tables of results")
     warnings: tuple[str, ...] = ()
     run: str = Field(
@@ -134,15 +135,26 @@ class Manifest(StoredRecord):
 
     @property
     def split(self) -> Literal["experiment", "well"]:
-        """What a fold holds out: whole experiments, or single treatment wells."""
+        """What a fold holds out: whole experiments, or treatment wells, of whole plates or single ones."""
         return "well" if any(plate.well_folds for plate in self.plates) else "experiment"
 
+    @property
+    def has_no_design(self) -> bool:
+        """Whether the plate design must not be used: there is none, or it would reveal wells that a fold holds out."""
+        return bool(self.no_design) or self.split != "experiment"
+
     def digest(self) -> str:
-        """SHA-256 of the manifest's content without the plates' addresses, the run and its configuration.
+        """SHA-256 of the manifest's content without the plates' addresses, the run, its configuration and what follows from it.
 
         Screens of the same pixels and tables have the same digest, whether they came from a disk or a bucket.
         """
-        unread: dict[str, Any] = {"store": True, "run": True, "config": True, "plates": {"__all__": {"prefix"}}}
+        unread: dict[str, Any] = {
+            "store": True,
+            "run": True,
+            "config": True,
+            "no_design": True,
+            "plates": {"__all__": {"prefix"}},
+        }
         return digest_text(self.model_dump_json(exclude=unread))
 
     def run_config(self) -> RunConfig:

@@ -73,9 +73,7 @@ def test_each_temperature_changes_its_own_confidence_and_without_any_they_are_un
 def test_a_model_without_design_predicts_without_the_prior(case: Case) -> None:
     new = NewPlates(case)
     tables, summary = new.assign(with_design=False)
-    assert summary["warnings"] == [
-        "predicted without the prior: the model has no plate design; set prior.enabled to false"
-    ]
+    assert summary["warnings"] == []
     assert summary["prior_enabled"] is False
     assert tables["holdout"]["perturbation"].equals(tables["holdout"]["raw_perturbation"])
     off, quiet = new.assign(enabled=False)

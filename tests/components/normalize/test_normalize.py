@@ -18,8 +18,9 @@ import pytest
 
 from components.core.config import CHANNELS, FoldsConfig, PriorConfig, RunConfig
 from components.core.errors import InputError
-from components.core.prior.plate_groups import LabelledWell
+from components.core.prior.plate_groups import WITHOUT_DESIGN, labelled_treatments
 from components.core.screen.packed import SiteReader
+from components.core.screen.wells import Plate
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import cluster_run_key
@@ -92,6 +93,25 @@ def test_wells_instead_of_experiments_are_dealt_to_folds(tiny: TinyScreen):
     assert again.digest() == screen.digest() != other.digest()
 
 
+def test_a_single_experiment_has_folds_of_plates_and_no_plate_design_which_is_said(tiny: TinyScreen, capsys):
+    for name in ("train", "train_controls"):
+        for experiment in ("HUVEC-02", "RPE-01"):
+            tiny.drop_wells(f"{name}.csv", experiment)
+    text = (tiny.root / "train.csv").read_text()
+    for other, label in (("sirna_100", "sirna_7"), ("sirna_11", "sirna_30"), ("sirna_9", "sirna_2")):
+        text = text.replace(other, label)
+    (tiny.root / "train.csv").write_text(text)
+    config = CONFIG.model_copy(update={"screen": CONFIG.screen.model_copy(update={"cell_types": ("HUVEC",)})})
+    _, screen, *_ = normalize(tiny, MemoryStore(), config)
+    first, second = [set(plate.well_folds) - {-1} for plate in screen.plates if plate.labelled]
+    assert sorted([*first, *second]) == [0, 1]
+    said = "the screen has one labelled experiment that is not held out, HUVEC-01: folds hold out plates"
+    assert any(warning.startswith(said) for warning in screen.warnings)
+    assert screen.no_design.startswith("folds hold out plates")
+    output = capsys.readouterr().out
+    assert output.count(said) == output.count(f"{WITHOUT_DESIGN}: folds hold out plates") == 1
+
+
 def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels(tiny: TinyScreen):
     _, screen, holdout, labels = normalize(tiny, MemoryStore(), holding_out("HUVEC-02"))
     assert "HUVEC-02" not in screen.model_dump_json(exclude={"config"})
@@ -143,8 +163,8 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
 ):
     seen = []
 
-    def refuse(wells: list[LabelledWell], treatments: tuple[str, ...], prior: PriorConfig) -> None:
-        seen.append((wells, prior))
+    def refuse(plates: list[Plate], treatments: tuple[str, ...], prior: PriorConfig, split: str) -> None:
+        seen.append((labelled_treatments(plates), prior))
         raise InputError("no rotations")
 
     monkeypatch.setattr("components.normalize.step.check_design", refuse)

@@ -11,6 +11,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
+from components.core.evaluation.table import accuracy_table
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RunRecord
@@ -177,3 +178,46 @@ def test_main_writes_the_same_report_and_records_it_under_the_run(
     assert "compiled from a tree that is not committed" in page
     for name in FILES:
         assert store.get(f"runs/synthetic-1/results/{name}") == (tmp_path / "out" / name).read_bytes(), name
+
+
+def without_design(run_: SyntheticRun, out: Path) -> dict[str, Any]:
+    """The arguments of a run on the same screen without a plate design: all stages are raw."""
+    arguments = run_.arguments(out / "report")
+    screen = Manifest.read(run_.folder / "screen.json").model_copy(update={"no_design": "barcodes"})
+    arguments["screen"] = out / "screen.json"
+    arguments["screen"].write_text(screen.model_dump_json())
+    uris = []
+    for cell_type in SKILL:
+        folder = out / f"assign-{cell_type}"
+        shutil.copytree(run_.folder / folder.name, folder)
+        for role in ROLES.values():
+            table = pd.read_csv(folder / f"{role}.csv")
+            for stage in ("", "group_"):
+                table[f"{stage}perturbation"], table[f"{stage}confidence"] = (
+                    table["raw_perturbation"],
+                    table["raw_confidence"],
+                )
+            table.to_csv(folder / f"{role}.csv", index=False)
+        found = {**json.loads((folder / "assign.json").read_text()), "prior_enabled": False, "experiments": []}
+        (folder / "assign.json").write_text(json.dumps({**found, "warnings": ["of all cell types"]}))
+        uris.append(str(folder))
+    return {**arguments, "uris": uris}
+
+
+def test_a_report_without_plate_design_says_so_once_and_shows_one_stage(
+    finished_run: SyntheticRun, tmp_path: Path
+) -> None:
+    arguments = without_design(finished_run, tmp_path)
+    metrics = run(**arguments)
+    assert metrics["plate_design"] is False
+    page = (tmp_path / "report" / "report.html").read_text()
+    check_page(page)
+    text = page.split("<summary>Configuration")[0]
+    assert text.count("plate design") == text.count("wells are predicted without a plate design: barcodes") == 1
+    assert text.count("of all cell types") == 1
+    shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", text, flags=re.DOTALL)
+    for word in ("assigned", "group", "arrangement", "one well of each", "stage"):
+        assert word not in shown.lower(), word
+    terminal = accuracy_table(metrics).markup
+    assert "stage" not in terminal
+    assert terminal.count("\n") == 4 + len(metrics["wells"]) - 1

@@ -11,21 +11,24 @@ from components.core.evaluation.figures.style import MUTED, SERIES, inline_svg, 
 from components.core.evaluation.scores import CONFIDENCE, SCORES, Accuracy, Score, Stage, correct, scored
 
 TITLES: dict[Score, str] = {"out_of_fold": "Out of fold", "unlabelled": "Unlabelled", "holdout": "Holdout"}
-ROWS: tuple[Stage, ...] = ("raw", "assigned")
 
 
-def draw(predictions: pd.DataFrame) -> str | None:
-    """Inline SVG: one column a score with known truth, one row a stage; None if no truth is known."""
+def draw(predictions: pd.DataFrame, prior_used: bool) -> str | None:
+    """Inline SVG: one column a score with known truth; None if no truth is known.
+
+    One row a stage: raw, and assigned if the plate design was used.
+    """
+    stages: tuple[Stage, ...] = ("raw", "assigned") if prior_used else ("raw",)
     columns = [(score, known) for score in SCORES if not (known := scored(predictions, score)).empty]
     if not columns:
         return None
     sentences = []
     with styled("reliability"):
-        figure = Figure(figsize=(0.5 + 3.05 * len(columns), 5.6), layout="constrained")
-        axes = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey=True)
+        figure = Figure(figsize=(0.5 + 3.05 * len(columns), 2.8 * len(stages)), layout="constrained")
+        axes = figure.subplots(len(stages), len(columns), squeeze=False, sharex=True, sharey=True)
         for c, (score, known) in enumerate(columns):
             hits = correct(known)
-            for r, stage in enumerate(ROWS):
+            for r, stage in enumerate(stages):
                 ax = axes[r][c]
                 ax.plot([0, 1], [0, 1], color="#9aa7b3", linewidth=0.8, linestyle=(0, (3, 2)))
                 calibrated = known[CONFIDENCE[stage]]
@@ -42,15 +45,16 @@ def draw(predictions: pd.DataFrame) -> str | None:
                 _draw_calibrated(ax, calibrated, hits[stage])
                 ticks = (0, 0.25, 0.5, 0.75, 1)
                 ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=ticks, yticks=ticks)
-                ax.set_title(f"{TITLES[score]}, {stage}")
+                title = f"{TITLES[score]}, {stage}" if prior_used else TITLES[score]
+                ax.set_title(title)
                 ax.set_title(shown, loc="right", fontsize=8, fontweight="normal", color=MUTED)
                 if c == 0:
                     ax.set_ylabel("fraction correct")
-                if r == 1:
+                if r == len(stages) - 1:
                     ax.set_xlabel("confidence")
                 if stage == "raw" and c == 0:
                     ax.legend(loc="lower right", markerscale=0.8)
-                sentences.append(f"{TITLES[score]}, {stage}: expected calibration error {ece:.3f}.")
+                sentences.append(f"{title}: expected calibration error {ece:.3f}.")
         return inline_svg(figure, "Accuracy against confidence in ten bins. " + " ".join(sentences))
 
 

@@ -45,7 +45,6 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("backbones: [{name: a, middle_block: 3}]", "backbones.0.middle_block: unknown key; did you mean middle_bloc"),
         ("augment: {crop: [0.9, 0.5]}", "augment: crop must be (low, high), got (0.9, 0.5)"),
         ("folds: {split: well, known: {A-01: 0}}", "folds: known assigns whole experiments to folds; leave it out"),
-        ("folds: {split: well}", "folds.split well needs prior.enabled false: wells of one plate are on both sides"),
         ("folds: {train: [1, 1]}", "folds: train must name different folds from 0 to 4"),
         ("folds: {train: [2, 1]}", "folds: train must increase, got [2, 1]"),
         ("backbones: [{name: a}, {name: a}]", "backbones must have different names, got ['a', 'a']"),
@@ -236,10 +235,10 @@ def test_differences_have_dotted_names_and_both_values():
 
 
 def test_changes_may_complete_a_file(tmp_path):
-    path = write(tmp_path, "folds: {split: well}\n")
-    with pytest.raises(InputError, match=r"prior\.enabled false"):
+    path = write(tmp_path, "folds: {split: plate, known: {HUVEC-01: 0}}\n")
+    with pytest.raises(InputError, match="leave it out with split plate"):
         RunConfig.load(path)
-    assert RunConfig.load(path, ["prior.enabled=false"]).folds.split == "well"
+    assert RunConfig.load(path, ["folds.known={}"]).folds.split == "plate"
 
 
 @pytest.mark.parametrize("bucket", ["data/store", "/data/store", "~/store", "s3:/data", "file://host"])

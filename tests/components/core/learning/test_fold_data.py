@@ -94,13 +94,13 @@ def test_no_groups_without_prior_or_plate_design(screen, capsys):
     assert capsys.readouterr().out.startswith("warning: fold 0: training without the plate design (")
 
 
-def test_rejects_folds_of_wells_with_the_plate_design(screen):
+def test_no_plate_design_is_learned_if_the_screen_has_none_or_folds_hold_out_wells(screen, capsys):
     manifest = screen[1]
     dealt = manifest.plates[0].model_copy(update={"well_folds": (0, 1, 0, 1, 0)})
     dealt = manifest.model_copy(update={"folds": {}, "plates": (dealt, *manifest.plates[1:])})
-    with pytest.raises(InputError, match=r"by their neighbours' labels; set prior\.enabled to false"):
-        groups_of_fold(dealt, 0, PRIOR)
-    assert groups_of_fold(dealt, 0, PriorConfig(enabled=False)) is None
+    for each in (dealt, manifest.model_copy(update={"no_design": "barcodes"})):
+        assert groups_of_fold(each, 0, PRIOR) is None
+    assert capsys.readouterr().out == "", "normalize has said it"
 
 
 def test_scores_compare_with_the_wells_own_labels(screen, images: Images):

@@ -8,13 +8,14 @@ from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.prior.balancing import assign_plate
 from components.core.prior.plate_groups import (
-    LabelledWell,
     NoPlateDesignError,
     PlateGroups,
     candidates,
     check_design,
     infer_arrangement,
 )
+from components.core.storage.manifest import PlateRecord
+from tests.components.core.manifests import plate_record
 
 
 def design(size: int, *known: tuple[int, ...]) -> PlateGroups:
@@ -126,30 +127,44 @@ def test_no_wrong_arrangement_of_rxrx1s_size_is_accepted_near_chance(rng):
     assert wrong == 0
 
 
-def labelled(*arrangements: tuple[int, ...]) -> list[LabelledWell]:
-    """Experiments of four plates whose groups have ten perturbations each."""
-    return [
-        LabelledWell(f"E-{n}", str(plate + 1), f"s{group}_{k}")
-        for n, held in enumerate(arrangements)
-        for plate, group in enumerate(held)
-        for k in range(10)
-    ]
-
-
 TREATMENTS = [f"s{group}_{k}" for group in range(4) for k in range(10)]
 
 
+def labelled(*arrangements: tuple[int, ...], slip: str = "") -> list[PlateRecord]:
+    """Experiments of four plates whose groups have ten perturbations each; `slip` replaces the first well's label."""
+    found = []
+    for n, held in enumerate(arrangements):
+        for plate, group in enumerate(held):
+            labels = [f"s{group}_{k}" for k in range(10)]
+            if slip and not found:
+                labels[0] = slip
+            wells = {f"A{k + 1:02}": ("treatment", label) for k, label in enumerate(labels)}
+            found.append(plate_record(f"E-{n}", str(plate + 1), wells, labelled=True))
+    return found
+
+
 def test_check_design_rejects_mistakes():
-    check_design(labelled((0, 1, 2, 3), (1, 2, 3, 0)), TREATMENTS, PriorConfig())
-    swapped = labelled((0, 1, 2, 3), (1, 0, 2, 3))
+    assert check_design(labelled((0, 1, 2, 3), (1, 2, 3, 0)), TREATMENTS, PriorConfig(), "experiment") == ""
+    swapped = (0, 1, 2, 3), (1, 0, 2, 3)
     with pytest.raises(InputError, match=r"set prior\.permutations to all"):
-        check_design(swapped, TREATMENTS, PriorConfig())
-    check_design(swapped, TREATMENTS, PriorConfig(permutations="all"))
-    wrong = [LabelledWell(w.experiment, w.plate, "s1_0" if w == swapped[0] else w.perturbation) for w in swapped]
+        check_design(labelled(*swapped), TREATMENTS, PriorConfig(), "experiment")
+    assert check_design(labelled(*swapped), TREATMENTS, PriorConfig(permutations="all"), "experiment") == ""
+    wrong = labelled(*swapped, slip="s1_0")
     with pytest.raises(InputError, match="s1_0 is in two plate groups"):
-        check_design(wrong, TREATMENTS, PriorConfig(permutations="all"))
-    check_design(wrong, TREATMENTS, PriorConfig(enabled=False))
-    no_groups = [LabelledWell("E-0", str(1 + k % 2), name) for k, name in enumerate(TREATMENTS)] * 2
-    with pytest.raises(NoPlateDesignError):
-        check_design(no_groups, TREATMENTS, PriorConfig(on_low_margin="refuse"))
-    check_design(no_groups, TREATMENTS, PriorConfig())
+        check_design(wrong, TREATMENTS, PriorConfig(permutations="all"), "experiment")
+    assert check_design(wrong, TREATMENTS, PriorConfig(enabled=False), "experiment") == ""
+
+
+def test_check_design_says_why_there_is_none_or_refuses():
+    fine = labelled((0, 1, 2, 3), (1, 2, 3, 0))
+    barcodes = [plate.model_copy(update={"plate": f"BR{n}"}) for n, plate in enumerate(fine)]
+    unlabelled = [plate.model_copy(update={"labelled": False}) for plate in barcodes[4:]]
+    for plates, split, reason in (
+        (labelled((0, 0, 1, 1)), "experiment", "hold the same treatments"),
+        (barcodes, "experiment", "other names in every experiment"),
+        ([*fine[:4], *unlabelled], "experiment", "other names in every experiment"),
+        (fine, "plate", "folds hold out plates"),
+    ):
+        assert reason in check_design(plates, TREATMENTS, PriorConfig(), split)
+        with pytest.raises(NoPlateDesignError, match=reason):
+            check_design(plates, TREATMENTS, PriorConfig(on_low_margin="refuse"), split)

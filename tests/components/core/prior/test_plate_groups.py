@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import InputError
-from components.core.prior.plate_groups import LabelledWell, NoPlateDesignError, PlateGroups, candidates, learn_groups
+from components.core.prior.plate_groups import (
+    LabelledWell,
+    NoPlateDesignError,
+    PlateGroups,
+    candidates,
+    check_correspondence,
+    learn_groups,
+)
 
 RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
 TREATMENTS = [f"siRNA-{letter}{n}" for letter in "PQRS" for n in range(12)]
@@ -80,7 +87,10 @@ def test_rejects_unseen_perturbations_of_unknown_group():
         learn_groups(wells, TREATMENTS)
 
 
-@pytest.mark.parametrize("layout", ["every plate holds all", "scattered at random", "no labels", "twice on a plate"])
+@pytest.mark.parametrize(
+    "layout",
+    ["every plate holds all", "scattered at random", "no labels", "twice on a plate", "numbered on", "nine plates"],
+)
 def test_a_screen_without_plate_design_is_recognised(layout):
     rng = np.random.default_rng(0)
     if layout == "every plate holds all":
@@ -93,10 +103,22 @@ def test_a_screen_without_plate_design_is_recognised(layout):
         ]
     elif layout == "no labels":
         wells = []
+    elif layout == "numbered on":  # over the whole campaign
+        wells = [*screen({"A-1": 0}), *(w._replace(plate=str(int(w.plate) + 4)) for w in screen({"A-2": 1}))]
+    elif layout == "nine plates":
+        wells = [LabelledWell(e, str(k % 9), TREATMENTS[k]) for e in ("A-1", "A-2") for k in range(45)]
     else:
         wells = [*screen({"A-1": 0}), LabelledWell("A-1", "1", TREATMENTS[0])]
     with pytest.raises(NoPlateDesignError, match=r"set prior\.enabled to false"):
         learn_groups(wells, TREATMENTS)
+
+
+def test_plates_correspond_if_most_names_are_in_several_experiments():
+    check_correspondence([("A", "x"), ("A", "y")])
+    check_correspondence([("A", "1"), ("A", "2"), ("A", "3"), ("B", "2"), ("B", "3"), ("B", "4")])
+    with pytest.raises(NoPlateDesignError, match=r"A has BR2, BR10, B has BR31, BR32") as caught:
+        check_correspondence([("A", "BR10"), ("A", "BR2"), ("B", "BR31"), ("B", "BR32"), ("C", "BR2")])
+    assert "prior.enabled" not in caught.value.reason
 
 
 def read(name: str) -> list[dict[str, str]]:

@@ -10,9 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.core.config import FoldsConfig
 from components.core.errors import InputError
-from components.core.screen.folds import DealtWell, assign_folds, deal_wells
+from components.core.screen.folds import (
+    DealtWell,
+    assign_folds,
+    chosen_split,
+    deal_plates,
+    deal_wells,
+    screen_folds,
+    split_remarks,
+)
 from components.core.screen.wells import natural_key
+from components.core.storage.manifest import PlateRecord
+from tests.components.core.manifests import plate_record
 
 sizes = st.dictionaries(st.sampled_from(["HEPG2", "HUVEC", "RPE", "U2OS"]), st.integers(1, 12), min_size=1)
 
@@ -114,3 +125,65 @@ def test_the_order_of_the_wells_does_not_matter(shuffler):
     other = list(wells)
     shuffler.shuffle(other)
     assert list(deal_wells(wells, 3, 4).items()) == list(deal_wells(other, 3, 4).items())
+
+
+@settings(max_examples=40, deadline=None)
+@given(experiments=st.integers(1, 6), count=st.integers(2, 6), seed=st.integers(0, 3))
+def test_a_plate_is_held_out_whole_and_folds_hold_as_many_plates_of_each_cell_type(experiments, count, seed):
+    wells = screen_of(experiments, 24, 0.2, seed)
+    plates = {(well.cell_type, well.experiment, well.plate) for well in wells}
+    if count > len(plates):
+        with pytest.raises(
+            InputError, match=rf"folds\.count is {count}, but the screen has {len(plates)} labelled plates"
+        ):
+            deal_plates(wells, count, seed)
+        return
+    folds = deal_plates(wells, count, seed)
+    held = {
+        (*plate, fold)
+        for plate in plates
+        for fold in {folds[w.id_code] for w in wells if (w.cell_type, w.experiment, w.plate) == plate}
+    }
+    assert len(held) == len(plates)
+    for cell_type in ("HUVEC", "U2OS"):
+        shares = Counter(fold for of, _, _, fold in held if of == cell_type)
+        assert max(shares[f] for f in range(count)) - min(shares[f] for f in range(count)) <= 1
+    assert deal_plates(wells[::-1], count, seed) == folds
+
+
+def plates_of(*held: str) -> list[PlateRecord]:
+    """Labelled plates of one experiment that hold these treatments, one letter each."""
+    return [
+        plate_record(
+            "A549-b1", f"BR{n:05}", {f"A{k + 1:02}": ("treatment", label) for k, label in enumerate(labels)}, True
+        )
+        for n, labels in enumerate(held)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("held", "split"),
+    [
+        (("abcd", "abcd"), "plate"),  # replicates
+        (("abcd", "abcd", "abcde"), "plate"),  # few labels on one plate alone
+        (("abcd",), "well"),
+        (("aabb", "ccdd"), "well"),  # no network would learn the labels that it is scored on
+    ],
+)
+def test_folds_of_a_single_experiment_hold_out_plates_or_wells_which_is_said(held, split):
+    plates = plates_of(*held) if len(held) != 3 else plates_of(*held[:2] * 8, held[2])
+    config = FoldsConfig(count=2)
+    assert chosen_split(plates, config) == split
+    remark, *_ = split_remarks(plates, config)
+    assert f"one labelled experiment that is not held out, A549-b1: folds hold out {split}s" in remark
+    experiments, wells = screen_folds(plates, config)
+    assert experiments == {}
+    assert set(wells.values()) == {0, 1}
+    whole = [{wells[well.id_code] for well in plate.wells} for plate in plates]
+    assert all(len(folds) == 1 for folds in whole) is (split == "plate")
+
+
+def test_labels_that_a_fold_of_plates_never_learns_are_named():
+    (remark,) = split_remarks(plates_of("abcd", "abce", "abcf"), FoldsConfig(count=3, split="plate"))
+    assert "3 labels are in one fold's plates, which its networks never learn: d, e, f;" in remark
+    assert split_remarks(plates_of("abcd", "abcd"), FoldsConfig(count=2, split="plate")) == []
