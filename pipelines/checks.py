@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,7 +16,7 @@ import numpy as np
 
 from components.core.config import MeanTeacherConfig, RunConfig
 from components.core.errors import InputError
-from components.core.label_tables import read_label_table
+from components.core.label_tables import matched_labels, read_label_table
 from components.core.learning.warm_start import check_networks
 from components.core.prior.pseudo_labels import read_fused_labels
 from components.core.screen.folds import assign_folds, screen_folds
@@ -62,8 +63,7 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
     check_folds(config, found.training_experiments())
     screen_folds(found.training_plates, config.folds)
     if truth is not None:
-        unlabelled = [plate for plate in found.plates if not plate.labelled]
-        check_truth(truth, unlabelled, found.vocabulary.treatments, config.screen.label_column)
+        check_truth(truth, unlabelled_wells(found.plates), found.vocabulary.treatments, config.screen.label_column)
     fused = local_files(config).get(FUSED)
     if fused is not None:
         _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found, config.screen.label_column)
@@ -179,10 +179,8 @@ def _check_fused(source: str, path: Path, screen: Screen, column: str) -> None:
     """Checks the predictions of an earlier run, which pseudo_label reads only after hours of training."""
     wells = [
         (well.id_code, plate.experiment, plate.plate)
-        for plate in screen.plates
-        if not plate.labelled
+        for plate in unlabelled_wells(screen.plates)
         for well in plate.wells
-        if well.role == "treatment"
     ]
     ids, experiments, plates = zip(*wells, strict=True) if wells else ((), (), ())
     everything = np.ones(len(ids), dtype=bool)
@@ -261,6 +259,18 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
     return folds
 
 
+def unlabelled_wells(plates: Iterable[Plate]) -> list[Plate]:
+    """Plates that are not held out, with their unlabelled treatment wells alone; labelled experiments may have some, too."""
+    return [
+        replace(
+            plate,
+            wells=tuple(well for well in plate.wells if well.role == "treatment" and well.perturbation is None),
+        )
+        for plate in plates
+        if not plate.holdout
+    ]
+
+
 def check_truth(
     truth: Path,
     plates: Iterable[Plate],
@@ -287,6 +297,7 @@ def check_truth(
     table = table[~table["id_code"].isin(list(ignored))]
     faults = TableFaults(name, table)
     faults.require_one_of(["id_code"], wells, f"it is not a treatment well of {of}: remove the row")
+    table[column], _ = matched_labels(table[column], treatments)  # the report says which are written in another way
     faults.require_one_of([column], treatments, "it is not a treatment of this screen: use the labels of its tables")
     faults.require_unique("id_code")
     faults.check()

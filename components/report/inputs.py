@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from components.core import progress
 from components.core.errors import InputError
 from components.core.evaluation.scores import SCORES, Score
-from components.core.label_tables import read_label_table
+from components.core.label_tables import matched_labels, read_label_table
 from components.core.screen.wells import experiment_of
 from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
@@ -35,7 +36,11 @@ def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
     columns = ["score", "id_code", "experiment", "plate", "well", "cell_type", "fold", "label"]
     rows = [
         (
-            "holdout" if manifest is holdout else "out_of_fold" if plate.labelled else "unlabelled",
+            "holdout"
+            if manifest is holdout
+            else "out_of_fold"
+            if plate.labelled and well.perturbation is not None
+            else "unlabelled",
             well.id_code,
             plate.experiment,
             plate.plate,
@@ -150,6 +155,9 @@ def read_labels(
         table = table[of_experiments | (table["id_code"] == "")]
     faults = TableFaults(str(path), table)
     faults.require(("id_code", column))
+    table[column], remark = matched_labels(table[column], treatments)
+    if remark:
+        progress.warn(f"{path}: {remark}")
     allowed = wells.loc[wells["score"] == score, "id_code"]
     faults.require_one_of(
         ["id_code"], allowed, f"it is not a treatment well of {KINDS[score]} experiment of this screen"

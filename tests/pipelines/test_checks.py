@@ -54,7 +54,7 @@ def test_a_screen_in_a_bucket_needs_credentials(config: RunConfig, monkeypatch: 
 
 
 TRUTH = {
-    "another encoding": ("id_code,sirna\nHUVEC-03_1_B03,7\n", r"sirna is '7'; .* use the labels of its tables"),
+    "another encoding": ("id_code,sirna\nHUVEC-03_1_B03,8\n", r"sirna is '8'; .* use the labels of its tables"),
     "labelled well": ("id_code,sirna\nHUVEC-01_1_B03,sirna_7\n", "'HUVEC-01_1_B03'; it is not a treatment well of an"),
     "control well": ("id_code,sirna\nHUVEC-03_1_B02,sirna_7\n", "id_code is 'HUVEC-03_1_B02'; it is not"),
     "well twice": ("id_code,sirna\n" + 2 * "HUVEC-03_1_B03,sirna_7\n", r"line 3 \(HUVEC-03_1_B03\): .* appears twice"),

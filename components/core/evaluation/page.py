@@ -92,7 +92,12 @@ def render_report(
     found = {plate.cell_type for plate in plates}
     order = dict.fromkeys((*report.config.screen.cell_types, *(plate.cell_type for plate in plates)))
     cell_types = [name for name in order if name in found]
-    unlabelled = [plate for plate in report.screen.plates if not plate.labelled]
+    predicted = set(predictions.loc[predictions["score"] == "unlabelled", "id_code"])
+    unlabelled = [
+        plate
+        for plate in report.screen.plates
+        if not plate.labelled or any(well.id_code in predicted for well in plate.wells)
+    ]
     mapped = [
         plate
         for of_score in (unlabelled, report.holdout.plates)

@@ -39,7 +39,7 @@ class FoldWells:
 
     training: NDArray[np.intp]  # wells whose labels may be used: treatments of the other folds, and controls
     validation: NDArray[np.intp]  # treatment wells of the fold itself; their labels select checkpoints and nothing else
-    unlabelled: NDArray[np.intp]  # treatment wells of unlabelled experiments
+    unlabelled: NDArray[np.intp]  # treatment wells without a label, most of them of unlabelled experiments
 
     @property
     def hidden(self) -> NDArray[np.intp]:

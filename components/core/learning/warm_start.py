@@ -89,7 +89,8 @@ def _scored(
 ) -> list[Scored]:
     found = [Scored(experiment, "held out") for experiment in held_out]
     for plate in plates:
-        wells = tuple(well.id_code for well in plate.wells if well.role == "treatment")
+        known = (well for well in plate.wells if not plate.labelled or well.perturbation is not None)
+        wells = tuple(well.id_code for well in known if well.role == "treatment")
         if not plate.labelled:
             found.append(Scored(plate.experiment, "unlabelled", wells=wells))
         else:

@@ -57,7 +57,9 @@ class SiteTable:
     experiment_W: NDArray[np.int32]
     cell_type_W: NDArray[np.int32]
     fold_W: NDArray[np.int32]  # validates on the well's experiment, or on the well if folds hold out wells; -1 for none
-    labelled_W: NDArray[np.bool_]  # whether the well's experiment is labelled; controls always have labels
+    labelled_W: NDArray[
+        np.bool_
+    ]  # whether its experiment is labelled and, if it is a treatment, the well; controls always have labels
     first_site_W: NDArray[np.int64]  # shape (W + 1,)
     well_S: NDArray[np.int32]
     site_S: NDArray[np.int16]  # site number, from 1
@@ -80,7 +82,6 @@ class SiteTable:
         experiment_P = np.array([experiments.index(plate.experiment) for plate in plates], np.int32)
         cell_type_P = np.array([cell_types.index(plate.cell_type) for plate in plates], np.int32)
         folds = [plate.well_folds or [manifest.folds.get(plate.experiment, -1)] * len(plate.wells) for plate in plates]
-        labelled_P = np.array([plate.labelled for plate in plates], np.bool_)
         plate_W = np.array([p for p, _ in wells], np.int32)
         classes = manifest.vocabulary.index()
         unknown = next(
@@ -90,6 +91,10 @@ class SiteTable:
             raise ValueError(
                 f"well {unknown.id_code}: label {unknown.perturbation!r} is not in the manifest's vocabulary"
             )
+        labelled_W = np.array(
+            [plates[p].labelled and (well.role != "treatment" or well.perturbation is not None) for p, well in wells],
+            np.bool_,
+        )
         sites_W = np.array([len(well.sites) for _, well in wells], np.int64)
         return cls(
             experiments=experiments,
@@ -108,8 +113,10 @@ class SiteTable:
             plate_W=plate_W,
             experiment_W=experiment_P[plate_W],
             cell_type_W=cell_type_P[plate_W],
-            fold_W=np.array([fold for of_plate in folds for fold in of_plate], np.int32),
-            labelled_W=labelled_P[plate_W],
+            fold_W=np.where(
+                labelled_W, np.array([fold for of_plate in folds for fold in of_plate], np.int32), np.int32(-1)
+            ),
+            labelled_W=labelled_W,
             first_site_W=np.concatenate([[0], np.cumsum(sites_W)]).astype(np.int64),
             well_S=np.array([w for w, _, _ in sites], np.int32),
             site_S=np.array([site.site for _, _, site in sites], np.int16),

@@ -180,6 +180,38 @@ def test_main_writes_the_same_report_and_records_it_under_the_run(
         assert store.get(f"runs/synthetic-1/results/{name}") == (tmp_path / "out" / name).read_bytes(), name
 
 
+def test_an_unlabelled_well_of_a_labelled_experiment_is_predicted_and_not_scored(
+    finished_run: SyntheticRun, report: Path, tmp_path: Path
+) -> None:
+    """Its prediction is in predictions.csv, and its plate on a map; it is scored only if the truth has it."""
+    arguments = finished_run.arguments(tmp_path / "report")
+    screen = Manifest.read(arguments["screen"])
+    plate = next(plate for plate in screen.plates if plate.labelled)
+    id_code = treated(plate)[0]
+    wells = tuple(w.model_copy(update={"perturbation": None}) if w.id_code == id_code else w for w in plate.wells)
+    plates = (plate.model_copy(update={"wells": wells}) if each is plate else each for each in screen.plates)
+    arguments["screen"] = tmp_path / "screen.json"
+    arguments["screen"].write_text(screen.model_copy(update={"plates": tuple(plates)}).model_dump_json())
+    assigned = tmp_path / f"assign-{plate.cell_type}"
+    shutil.copytree(finished_run.folder / assigned.name, assigned)
+    known, hidden = (pd.read_csv(assigned / f"{name}.csv") for name in ("oof", "unlabelled"))
+    moved = known["id_code"] == id_code
+    known[~moved].to_csv(assigned / "oof.csv", index=False)
+    pd.concat([hidden, known[moved]]).to_csv(assigned / "unlabelled.csv", index=False)
+    arguments["uris"] = [str(assigned) if uri.endswith(assigned.name) else uri for uri in arguments["uris"]]
+    before, metrics = read_metrics(report), run(**arguments)
+    assert metrics["wells"]["out_of_fold"]["overall"] == before["wells"]["out_of_fold"]["overall"] - 1
+    assert metrics["unlabelled"] == before["unlabelled"]
+    assert id_code in set(pd.read_csv(tmp_path / "report" / "predictions.csv")["id_code"])
+    maps = (folder / "report.html" for folder in (report, tmp_path / "report"))
+    before, after = (page.read_text().count('<svg class="plate" role="img"') for page in maps)
+    assert after == before + 1
+    arguments["truth"] = tmp_path / "truth.csv"
+    text = (finished_run.folder / "truth.csv").read_text()
+    arguments["truth"].write_text(f"{text}{id_code},{finished_run.labels[id_code]}\n")
+    assert run(**arguments)["wells"]["unlabelled"]["overall"] == metrics["wells"]["unlabelled"]["overall"] + 1
+
+
 def without_design(run_: SyntheticRun, out: Path) -> dict[str, Any]:
     """The arguments of a run on the same screen without a plate design: all stages are raw."""
     arguments = run_.arguments(out / "report")

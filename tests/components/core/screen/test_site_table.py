@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.core.learning.fold_data import fold_wells
 from components.core.screen.packed import ROLES, SiteTable
 
 
@@ -36,6 +37,26 @@ def test_the_arrays_agree_with_the_manifest(screen):
     assert (table.wells, table.sites, table.first_site_W[-1]) == (w, s, s)
     assert set(table.fold_W[~table.labelled_W]) == {-1}
     assert (table.class_W < 0).any()
+
+
+def test_a_treatment_well_without_label_is_unlabelled_and_in_no_fold_in_a_labelled_experiment_too(screen):
+    _, manifest = screen
+    plate = manifest.plates[0]
+    assert (plate.experiment, plate.labelled, plate.wells[1].role) == ("HUVEC-01", True, "treatment")
+    wells = (plate.wells[0], plate.wells[1].model_copy(update={"perturbation": None}), *plate.wells[2:])
+    bare = plate.model_copy(update={"wells": wells})
+    table = SiteTable.of(manifest.model_copy(update={"plates": (bare, *manifest.plates[1:])}))
+    fold = manifest.folds["HUVEC-01"]
+    assert table.labelled_W[:5].tolist() == [True, False, True, True, True]
+    assert table.fold_W[:5].tolist() == [fold, -1, fold, fold, fold]
+    for each in (0, 1):
+        found = fold_wells(table, each, "all")
+        assert 1 in found.unlabelled
+        assert not {1} & {*found.training.tolist(), *found.validation.tolist()}
+        # The other wells are where they were.
+        usual = fold_wells(SiteTable.of(manifest), each, "all")
+        for name in ("training", "validation"):
+            assert [w for w in getattr(usual, name) if w != 1] == getattr(found, name).tolist()
 
 
 def test_folds_of_wells_override_folds_of_experiments(screen):
