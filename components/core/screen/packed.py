@@ -57,9 +57,7 @@ class SiteTable:
     experiment_W: NDArray[np.int32]
     cell_type_W: NDArray[np.int32]
     fold_W: NDArray[np.int32]  # validates on the well's experiment, or on the well if folds hold out wells; -1 for none
-    labelled_W: NDArray[
-        np.bool_
-    ]  # whether its experiment is labelled and, if it is a treatment, the well; controls always have labels
+    labelled_W: NDArray[np.bool_]  # whether its experiment is labelled and, of a treatment, the well itself
     first_site_W: NDArray[np.int64]  # shape (W + 1,)
     well_S: NDArray[np.int32]
     site_S: NDArray[np.int16]  # site number, from 1
