@@ -48,6 +48,9 @@ class ScreenSource(Protocol):
     def list_files(self, folder: str = "") -> Sequence[FileFacts]:
         """The files directly in a folder. Raises UnreadableError if there is no folder."""
 
+    def list_folders(self, folder: str = "") -> Sequence[str]:
+        """The names of the folders directly in a folder; none without it."""
+
     def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
         """The files of some folders and of all folders below them, named by their paths; a missing folder has none."""
 
@@ -80,6 +83,14 @@ class ScreenDirectory:
             raise UnreadableError(folder, error.strerror or "cannot be listed") from None
         return [FileFacts(name, facts.st_size, str(facts.st_mtime_ns)) for name, facts in found]
 
+    def list_folders(self, folder: str = "") -> Sequence[str]:
+        """See ScreenSource.list_folders."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return [entry.name for entry in entries if entry.is_dir()]
+        except OSError:
+            return []
+
     def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
         """See ScreenSource.list_trees."""
         found: list[FileFacts] = []
@@ -89,7 +100,7 @@ class ScreenDirectory:
             try:
                 with os.scandir(self.root / inside) as entries:
                     for entry in entries:
-                        path = f"{inside}/{entry.name}"
+                        path = f"{inside}/{entry.name}" if inside else entry.name
                         if entry.is_dir():
                             waiting.append(path)
                             continue
@@ -111,7 +122,9 @@ class ScreenDirectory:
         try:
             # A file object makes twice as many system calls; a plate has thousands of small files.
             # O_NONBLOCK: a named pipe reads as empty instead of waiting for a writer.
-            file = os.open(f"{self._prefix}{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            file = os.open(
+                path if path.startswith("/") else f"{self._prefix}{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            )
             try:
                 left = os.fstat(file).st_size
                 parts = [os.read(file, left)]
@@ -153,12 +166,17 @@ class ScreenBucket:
             raise UnreadableError(folder, "there is no object")
         return [FileFacts(each.key[len(prefix) :], each.size, each.version) for each in found]
 
+    def list_folders(self, folder: str = "") -> Sequence[str]:
+        """See ScreenSource.list_folders."""
+        return self._store.list_level(f"{folder}/" if folder else "")[1]
+
     def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
         """See ScreenSource.list_trees; the folders directly in each are listed in parallel."""
         with ThreadPoolExecutor(LISTINGS, thread_name_prefix="list") as pool:
-            levels = list(pool.map(lambda folder: self._store.list_level(f"{folder}/"), folders))
+            prefixes = [f"{folder}/" if folder else "" for folder in folders]
+            levels = list(pool.map(self._store.list_level, prefixes))
             found = [each for objects, _ in levels for each in objects]
-            below = [f"{folder}/{name}/" for folder, (_, names) in zip(folders, levels, strict=True) for name in names]
+            below = [f"{prefix}{name}/" for prefix, (_, names) in zip(prefixes, levels, strict=True) for name in names]
             for part in pool.map(lambda folder: list(self._store.scan(folder)), below):
                 found += part
         return [FileFacts(each.key, each.size, each.version) for each in found]

@@ -11,15 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.core.config import ScreenConfig
-from components.core.errors import InputError
+from components.core.errors import InputError, shortened
 from components.core.screen.layouts.checks import check_rows, make_screen, raise_all
+from components.core.screen.layouts.files import FILES
 from components.core.screen.layouts.kaggle import KAGGLE
+from components.core.screen.layouts.loaddata import LOADDATA
+from components.core.screen.layouts.omezarr import OMEZARR
 from components.core.screen.layouts.reading import Layout, Reading, Rows
 from components.core.screen.layouts.rxrx import RXRX
+from components.core.screen.layouts.samplesheet import SAMPLESHEET
 from components.core.screen.screen_source import ScreenSource, UnreadableError, source_of
 from components.core.screen.wells import Screen
 
-LAYOUTS: tuple[Layout, ...] = (KAGGLE, RXRX)
+LAYOUTS: tuple[Layout, ...] = (KAGGLE, RXRX, SAMPLESHEET, LOADDATA, OMEZARR, FILES)
 """In the order in which they are looked for: a screen in the Kaggle layout may keep a metadata.csv of its own."""
 
 
@@ -112,4 +116,11 @@ def _choose(reading: Reading) -> Layout:
     wanted = reading.config.layout
     if wanted != "auto":
         return next(layout for layout in LAYOUTS if layout.name == wanted)
-    return next((layout for layout in LAYOUTS if layout.found(reading)), KAGGLE)
+    layout = next((layout for layout in LAYOUTS if layout.found(reading)), None)
+    if layout is None:
+        there = (
+            shortened(sorted((*reading.names, *(f"{name}/" for name in reading.source.list_folders())))) or "nothing"
+        )
+        expected = "; ".join(f"{layout.name}: {layout.expects}" for layout in LAYOUTS)
+        raise InputError(f"{reading.source.address()}: no screen in a known layout ({expected}); there is {there}")
+    return layout

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from components.core.errors import InputError, one_line, shortened
-from components.core.screen.layouts.reading import Reading, Rows, channel_columns, own_column
+from components.core.screen.layouts.reading import KEY, Reading, Rows, channel_columns, own_column
 from components.core.screen.wells import Plate, Screen, Site, Well, natural_key, well_key
 from components.core.storage.manifest import ROLES, Vocabulary
 
@@ -16,8 +16,6 @@ LEAST_USUAL_WELLS = 4
 """Wells of the median treatment from which on a label seen once is a slip; smaller screens may miss a well by chance."""
 _RARELY = 0.1
 """Share of a plate's wells up to which a site counts as missing in them; else wells differ in their number of sites by design."""
-
-KEY = ["experiment", "plate", "well"]
 
 
 def check_rows(reading: Reading, rows: Rows) -> Rows:
@@ -103,10 +101,8 @@ class _Checks:
             other = first.loc[row.perturbation]
             advice = f"a {row.role} here and a {other['role']} in {self._place(other)}; a label has one role"
             self._add(row, "perturbation", advice)
-        trained = wells["perturbation"][labelled & ~treated & wells["labelled"]].unique()
-        hint = "correct the label" if len(trained) else "add the controls of labelled experiments"
-        for row in self._each(wells[labelled & ~treated & ~wells["labelled"] & ~wells["perturbation"].isin(trained)]):
-            self._add(row, "perturbation", f"an unknown label: no training control has it; {hint}")
+        if self._rows.strict:
+            self._known_controls(wells, labelled & ~treated)
         # A label in one well alone, if the others are in every experiment, is a slip.
         count = wells["perturbation"][labelled & treated].value_counts()
         usual = int(count.sort_values().iloc[len(count) // 2]) if len(count) else 0
@@ -119,6 +115,13 @@ class _Checks:
             elif len(once):
                 places = [f"{self._place(row)}: {row['perturbation']!r}" for _, row in once.iterrows()]
                 self._reading.warn(f"{_count(len(once), 'label')} in one well alone: {advice}", places)
+
+    def _known_controls(self, wells: pd.DataFrame, controls: pd.Series[bool]) -> None:
+        """Controls of unlabelled experiments are among those of labelled ones."""
+        trained = wells["perturbation"][controls & wells["labelled"]].unique()
+        hint = "correct the label" if len(trained) else "add the controls of labelled experiments"
+        for row in self._each(wells[controls & ~wells["labelled"] & ~wells["perturbation"].isin(trained)]):
+            self._add(row, "perturbation", f"an unknown label: no training control has it; {hint}")
 
     @staticmethod
     def _each(rows: pd.DataFrame) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from components.core.screen.layouts.reading import (
     Layout,
     Reading,
     Rows,
-    cell_types_by_name,
+    cell_types_of,
     check_cell_types,
     check_texts,
     find_roles,
@@ -43,7 +43,7 @@ FIELDS = {"perturbation": "sirna", "role": "well_type"}
 
 def found(reading: Reading) -> bool:
     """Whether the tables of this layout are there."""
-    return "train.csv" in reading.names or (not reading.labels and "test.csv" in reading.names)
+    return not reading.names.isdisjoint(TABLES)
 
 
 def read(reading: Reading) -> Rows:
@@ -99,7 +99,12 @@ def typed(reading: Reading, table: pd.DataFrame, faults: TableFaults, id_column:
         if reading.cell_types is not None:
             check_cell_types(cell_type, reading.cell_types, faults, "cell_type")
     else:
-        cell_type = cell_types_by_name(reading, experiment, faults, "experiment")
+        cell_type = experiment.map(cell_types_of(reading, experiment.unique()))
+        example = "expected CELLTYPE-NUMBER, for example HUVEC-01"
+        advice = f"{example}; or add a column cell_type, or set screen.cell_types to one for all"
+        faults.add("experiment", cell_type.isna(), advice)
+        if reading.cell_types is not None:
+            check_cell_types(cell_type, reading.cell_types, faults, "experiment")
     expected = experiment + "_" + plate + "_" + well.fillna("")
     written = experiment + "_" + plate + "_" + table["well"]
     other = ~table[id_column].isin([""]) & (table[id_column] != expected) & (table[id_column] != written) & well.notna()

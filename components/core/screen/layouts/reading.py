@@ -19,8 +19,10 @@ from components.core.screen.wells import LONGEST_LABEL, Plane, is_label, natural
 from components.core.storage.manifest import Role
 from components.core.tables import ABSENT, Finding, TableFaults, read_table
 
-FIELDS = ("experiment", "plate", "well", "role", "perturbation", "cell_type")
-"""Fields of a well in every layout."""
+KEY = ["experiment", "plate", "well"]
+"""What identifies a well."""
+LISTINGS = 12
+"""Folders listed in parallel: in a bucket each takes several requests."""
 
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("treatment", "treated", "trt", "compound", "sample", "test"), "treatment"),
@@ -58,7 +60,7 @@ class Reading:
     labels: bool
     images: bool
     cell_types: tuple[str, ...] | None
-    names: Collection[str]
+    names: frozenset[str]
     experiments: Sequence[str] = ()
     faults: list[TableFaults] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -70,6 +72,13 @@ class Reading:
             return self.source.read_many([path])[0]
         except UnreadableError as error:
             raise InputError(f"{self.source.address(path)}: cannot be read ({error.reason})") from None
+
+    def header(self, path: str) -> list[str]:
+        """The columns of a table; none if it is no table."""
+        try:
+            return list(read_table(self.content(path), path, ()).columns)
+        except InputError:
+            return []
 
     def table(self, path: str, needed: Sequence[str] = (), id_column: str | None = None) -> pd.DataFrame:
         """A table as text, with the columns `file` and `line`; its faults are the last of `faults`.
@@ -223,19 +232,14 @@ def roles_by_label(reading: Reading, labels: pd.Series[Any]) -> pd.Series[Any]:
         reading.warn(
             f"no table says roles: {', '.join(negative)} is taken as negative control (screen.negative_controls)"
         )
-    return labels.map(roles).fillna("treatment")
+    return pd.Series([roles.get(label, "treatment") for label in labels], index=labels.index, dtype=object)
 
 
-def cell_types_by_name(
-    reading: Reading, experiments: pd.Series[str], faults: TableFaults, column: str
-) -> pd.Series[Any]:
-    """Cell types where no column says them: the only one of the configuration, or how the experiments' names begin.
-
-    Records experiments of an unknown cell type.
-    """
+def cell_types_of(reading: Reading, experiments: Iterable[str]) -> dict[str, str | None]:
+    """Cell types where no column says them: the only one of the configuration, or how an experiment's name begins; else None."""
     known = reading.cell_types
     types: dict[str, str | None] = {}
-    for name in experiments.unique():
+    for name in experiments:
         starts = [each for each in known or () if name.startswith(f"{each}-")]
         if starts:
             types[name] = max(starts, key=len)
@@ -244,12 +248,7 @@ def cell_types_by_name(
         else:
             match = _DATED.fullmatch(name) or _NUMBERED.fullmatch(name)
             types[name] = match[1] if match else None
-    found = experiments.map(types)
-    advice = "expected CELLTYPE-NUMBER, for example HUVEC-01; or add a column cell_type, or set screen.cell_types to one for all"
-    faults.add(column, found.isna(), advice)
-    if known is not None:
-        check_cell_types(found, known, faults, column)
-    return found
+    return types
 
 
 def check_cell_types(found: pd.Series[Any], known: Sequence[str], faults: TableFaults, column: str) -> None:

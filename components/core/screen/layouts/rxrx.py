@@ -36,7 +36,7 @@ _SITE = re.compile(r"[1-9][0-9]{0,2}")
 
 def found(reading: Reading) -> bool:
     """Whether the table of this layout is there."""
-    return TABLE in reading.names
+    return TABLE in reading.names and {"well_id", "dataset", "site"} <= set(reading.header(TABLE))
 
 
 def read(reading: Reading) -> Rows:

@@ -10,12 +10,10 @@ import pandas as pd
 
 from components.core.config import CHANNELS
 from components.core.errors import shortened
-from components.core.screen.layouts.reading import Reading, with_planes
+from components.core.screen.layouts.reading import LISTINGS, Reading, with_planes
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import Plane, well_name
 
-LISTINGS = 12
-"""Folders listed in parallel: in a bucket each takes several requests."""
 _IMAGE = re.compile(
     r"(?P<well>[A-Za-z]{1,2}\d{1,2})_s(?P<site>\d{1,3})(?:_w(?P<channel>\d{1,2}))?\.(?:png|tiff?|jpe?g)", re.IGNORECASE
 )

@@ -1,0 +1,166 @@
+"""OME-Zarr HCS plates, 0.4 (Zarr v2) and 0.5 (Zarr v3), and a plate map (plate_map.py).
+
+The screen's folder is a plate, or holds plates PLATE.zarr, or folders of experiments that hold them. Reads metadata only.
+Source: https://ngff.openmicroscopy.org
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from components.core.errors import InputError
+from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
+from components.core.screen.layouts.reading import Layout, Reading, Rows, own_column
+from components.core.screen.layouts.stacks import COLUMNS, NO_Z, stack_sites
+from components.core.screen.screen_source import UnreadableError
+from components.core.screen.wells import well_name
+from components.core.screen.zarr_images import open_image, zarr_header
+
+_ENDS = (".ome.zarr", ".zarr")
+_METADATA = {".zattrs", "zarr.json"}
+
+
+def found(reading: Reading) -> bool:
+    """Whether there is a plate."""
+    return bool(_plates(reading))
+
+
+def _plates(reading: Reading) -> list[tuple[str, str, str]]:
+    """Experiment, name and folder of each plate; the experiment is empty if no folder names one."""
+    if reading.names & _METADATA:
+        name = reading.source.address().rstrip("/").rpartition("/")[2]
+        return [("", _stem(name), "")]
+    plates = []
+    for folder in sorted(reading.source.list_folders()):
+        if folder.endswith(".zarr"):
+            plates.append(("", _stem(folder), folder))
+        else:
+            inside = sorted(reading.source.list_folders(folder))
+            plates += [(folder, _stem(name), f"{folder}/{name}") for name in inside if name.endswith(".zarr")]
+    return plates
+
+
+def _stem(name: str) -> str:
+    return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)
+
+
+def read(reading: Reading) -> Rows:
+    """Reads metadata and plate map."""
+    plates = _plates(reading)
+    if not plates:
+        raise InputError(f"{reading.source.address()}: there is no OME-Zarr plate: expected PLATE.zarr folders")
+    planes = pd.DataFrame([row for plate in plates for row in _planes(reading, *plate)], columns=COLUMNS)
+    if planes.empty:
+        raise InputError(f"{reading.source.address()}: the plates have no wells with images")
+    names = list(dict.fromkeys(planes["channel"]))
+    sites, channels = stack_sites(reading, planes, names)
+    wells, fields = read_plate_map(reading)
+    merged = join_wells(reading, sites, wells, planes[["experiment", "plate"]].drop_duplicates())
+    merged = reading.chosen(finish_wells(reading, merged))
+    own = [column for column in merged.columns if column.startswith(own_column(""))]
+    own_names = tuple(column.removeprefix(own_column("")) for column in own)
+    return Rows(merged, channels, own_names, "looked for wells of the OME-Zarr plates", fields)
+
+
+def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Iterator[tuple[Any, ...]]:
+    """The planes of a plate, with the columns of stacks.COLUMNS."""
+    attributes = _attributes(reading, [folder])[0]
+    address = reading.source.address(folder)
+    try:
+        paths = [str(well["path"]) for well in attributes["plate"]["wells"]]
+    except (KeyError, TypeError):
+        raise InputError(f"{address}: no OME-Zarr plate: its metadata have no wells") from None
+    folders = [_join(folder, path) for path in paths]
+    form: tuple[list[str], list[int], list[str]] | None = None
+    for path, well_folder, described in zip(paths, folders, _wells(reading, folders), strict=True):
+        well = well_name(path.replace("/", ""))
+        if well is None:
+            raise InputError(f"{address}: {path} is no well: expected ROW/COLUMN, for example B/03")
+        images = described.get("well", {}).get("images", [])
+        if not images:  # some converters leave the wells' metadata out
+            names = reading.source.list_folders(well_folder)
+            images = [{"path": name} for name in sorted(filter(str.isdecimal, names), key=int)]
+        acquisitions = sorted({image.get("acquisition", 0) for image in images})
+        if len(acquisitions) > 1:
+            reading.warn(f"several acquisitions: the first, {acquisitions[0]}, is read", [f"{address}/{path}"])
+        for position, image in enumerate(i for i in images if i.get("acquisition", 0) == acquisitions[0]):
+            name = str(image["path"])
+            site = int(name) + 1 if name.isdecimal() else position + 1
+            image_folder = _join(well_folder, name)
+            form = form or _form(reading, image_folder)
+            axes, shape, labels = form
+            for index in range(math.prod(shape)):
+                at = dict(zip(axes, _unravel(index, shape), strict=True))
+                z = at["z"] + 1 if "z" in at and shape[axes.index("z")] > 1 else NO_Z
+                t = at["t"] + 1 if "t" in at and shape[axes.index("t")] > 1 else NO_Z
+                yield experiment, plate, well, site, labels[at.get("c", 0)], z, t, image_folder, index
+
+
+def _wells(reading: Reading, folders: list[str]) -> list[Mapping[str, Any]]:
+    """The metadata of wells; empty for those that have none."""
+    try:
+        return _attributes(reading, folders)
+    except InputError:
+        found: list[Mapping[str, Any]] = []
+        for folder in folders:
+            try:
+                found += _attributes(reading, [folder])
+            except InputError:
+                found.append({})
+        return found
+
+
+def _form(reading: Reading, folder: str) -> tuple[list[str], list[int], list[str]]:
+    """Axes of an image before y and x, their lengths, and names of the channels; the plate's images are alike."""
+    (attributes,) = _attributes(reading, [folder])
+    try:
+        image = open_image(reading.source, folder)
+        shape = list(image.array({}).shape[:-2])
+        zarr_header(image)
+    except (UnreadableError, ValueError) as error:
+        raise InputError(f"{reading.source.address(folder)}: {getattr(error, 'reason', error)}") from None
+    axes = [axis["name"] if isinstance(axis, dict) else str(axis) for axis in attributes["multiscales"][0]["axes"]][:-2]
+    count = shape[axes.index("c")] if "c" in axes else 1
+    given = [str(each.get("label", "")) for each in attributes.get("omero", {}).get("channels", [])]
+    named = len(given) == count and all(given) and len(set(given)) == count
+    return axes, shape, given if named else [str(c + 1) for c in range(count)]
+
+
+def _unravel(index: int, shape: list[int]) -> list[int]:
+    places = []
+    for length in reversed(shape):
+        index, place = divmod(index, length)
+        places.append(place)
+    return places[::-1]
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _attributes(reading: Reading, folders: list[str]) -> list[Mapping[str, Any]]:
+    """The NGFF metadata of groups, read together."""
+    for name in ("zarr.json", ".zattrs"):
+        paths = [_join(folder, name) for folder in folders]
+        try:
+            contents = reading.source.read_many(paths)
+        except UnreadableError as error:
+            if name == ".zattrs" or not error.missing:
+                raise InputError(
+                    f"{reading.source.address(error.path)}: {error.reason}; is it an OME-Zarr plate?"
+                ) from None
+            continue
+        try:
+            documents = [json.loads(content) for content in contents]
+            return [doc["attributes"]["ome"] if name == "zarr.json" else doc for doc in documents]
+        except (ValueError, TypeError, KeyError):
+            raise InputError(f"{reading.source.address(paths[0])}: no metadata of an OME-Zarr plate") from None
+    raise AssertionError
+
+
+OMEZARR = Layout("omezarr", "OME-Zarr plates, PLATE.zarr, and a plate map", found, read)
