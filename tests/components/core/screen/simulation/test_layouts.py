@@ -38,7 +38,7 @@ def decode(source, plane, out_HW):
     return out_HW
 
 
-@pytest.mark.parametrize("layout", ["kaggle", "rxrx"])
+@pytest.mark.parametrize("layout", get_args(SimulatedLayout))
 @pytest.mark.parametrize(
     "design", [{"compounds": COMPOUNDS, "plate_format": 1536}, {"treatments_per_group": 2, "plate_format": 24}]
 )
