@@ -13,13 +13,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from components.core.config import AugmentConfig, FoldsConfig, LoaderConfig, RunConfig, ScreenConfig, StandardiseConfig
+from components.core.config import (
+    AugmentConfig,
+    FoldsConfig,
+    LoaderConfig,
+    PackConfig,
+    RunConfig,
+    ScreenConfig,
+    StandardiseConfig,
+)
 from components.core.learning.augmentation import normal_view
 from components.core.learning.images import Images, open_images
 from components.core.processes import cores
@@ -28,7 +37,7 @@ from components.core.storage.object_store import ObjectStore
 from components.normalize.step import run as normalize
 from tests.bench.baseline import PngSites, endless
 from tests.bench.measure import Row, Timing, interleaved
-from tests.bench.sites import SIZE, origin, write_screen
+from tests.bench.sites import SIZE, TIFF_SIZE, origin, tiff_sites, write_screen
 from tests.seaweedfs import BUCKET, s3_server
 
 PLATES, WELLS = 2, 24
@@ -69,7 +78,8 @@ def rows() -> list[Row]:
     torch.set_num_threads(1)
     try:
         with _sources() as sources:
-            return [*_costs(sources), *_rates(sources)]
+            found = [*_costs(sources), *_rates(sources)]
+        return [*found, _sixteen_bits()]
     finally:
         torch.set_num_threads(threads)
 
@@ -101,6 +111,26 @@ def _costs(sources: Sources) -> list[Row]:
     rate, rate_png = 1e3 / ms["cpu"], 1e3 / ms["png"]
     note = f"everything on the CPU, to augmented float32 batches; {_spread(timed['cpu'])}; {theirs}"
     return [*found, Row("loader_cpu", rate, "sites/CPU s", rate_png, rate / rate_png, note)]
+
+
+def _sixteen_bits() -> Row:
+    """Host work of a site of 16-bit pixels beside the same site rescaled to 8 bits."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_screen(folder / "screen", PLATES, 6, files=tiff_sites())
+        works = {}
+        for bits in (8, None):
+            screen = ScreenConfig(cell_types=("HUVEC",), sites=1)
+            config = RunConfig(screen=screen, folds=FoldsConfig(count=2), pack=PackConfig(bits=bits))
+            store, out = ObjectStore(folder / f"packed{bits}"), folder / f"{bits}.json"
+            normalize(config, source, store, out, folder / "holdout.json", folder / "holdout.csv")
+            uncached = RunConfig().model_copy(update={"loader": LoaderConfig(cache_gib=0.0)})
+            images = open_images(uncached, Manifest.read(out), store, CPU)
+            works[f"{bits or 16} bits"] = partial(_read, images)
+        taken = interleaved(works, REPEATS)
+    eight, sixteen = (taken[f"{bits} bits"].cpu / (PLATES * 6) * 1e3 for bits in (8, 16))
+    note = f"host work of a site of {TIFF_SIZE} px with 16 bits, the baseline with 8: {sixteen / eight:.2f} times, at most 2.2"
+    return Row("loader_16_bits", sixteen, "CPU ms/site", eight, eight / sixteen, note)
 
 
 def _rates(sources: Sources) -> list[Row]:

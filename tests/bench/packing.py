@@ -7,6 +7,7 @@ is the better one. Growth is measured in child processes, one a size: CPU time a
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import tifffile
 
 from components.core.config import FoldsConfig, PackConfig, RunConfig, ScreenConfig
 from components.core.processes import cores
@@ -31,13 +33,14 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_screen
 from components.normalize.step import run
 from tests.bench.measure import Row, children, cpu_seconds, in_child, interleaved, report, slope
-from tests.bench.sites import SIZE, origin, pixel_sites, png_sites, write_screen
+from tests.bench.sites import SIZE, TIFF_SIZE, origin, pixel_sites, png_sites, tiff_sites, write_screen
 from tests.seaweedfs import BUCKET, s3_server
 
 SITES = 2
 """Sites of a well, as RxRx1 has; OME-Zarr's metadata of a well is then written once for two sites."""
 CONFIG = RunConfig(screen=ScreenConfig(cell_types=("HUVEC",), sites=SITES), folds=FoldsConfig(count=2))
 WELLS, PLATES, REPEATS = 24, 6, 5
+TIFF_WELLS, TIFF_PLATES = 12, 2
 SIZES, ROUNDS = (1, 2, 4, 8), 2
 PLATES_OF_ONE, GROWN_WELLS = 4, 96
 """Plates of the smallest screen of SIZES, and wells of each: more than packing handles at a time."""
@@ -63,7 +66,7 @@ def pack(source: str, store: str, out: Path) -> int:
 def rows() -> list[Row]:
     """Disk to disk, bucket to bucket, growth, and codecs."""
     with tempfile.TemporaryDirectory(prefix="cellsignal-bench-") as folder:
-        return [*_speed(Path(folder)), *_growth(Path(folder)), *codec_rows()]
+        return [*_speed(Path(folder)), _tiff_speed(Path(folder)), *_growth(Path(folder)), *codec_rows()]
 
 
 def _speed(folder: Path) -> list[Row]:
@@ -93,6 +96,28 @@ def _speed(folder: Path) -> list[Row]:
             f"bucket to bucket, SeaweedFS on the same cores; packing {1e3 * bucket.cpu / sites:.1f} CPU-ms a site "
             f"({1e3 * disk.cpu / sites:.1f} from disk); 6 reads and {requests[0] / sites:.2f} writes a site"),
     ]  # fmt: skip
+
+
+def _tiff_speed(folder: Path) -> Row:
+    """16-bit TIFFs, disk to disk, beside tifffile, which decodes them from memory and does nothing else."""
+    files = tiff_sites()
+    source = write_screen(folder / "tiff", TIFF_PLATES, TIFF_WELLS, files=files)
+    numbers = itertools.count()
+
+    def decode() -> None:
+        for site in files * 4:
+            for data in site:
+                tifffile.imread(io.BytesIO(data), maxworkers=1)
+
+    def to_disk() -> None:
+        pack(str(source), (folder / f"tiff-{next(numbers)}").as_uri(), folder / "out")
+
+    taken = interleaved({"tifffile": decode, "tiff": to_disk}, REPEATS)
+    sites, decoded = TIFF_PLATES * TIFF_WELLS, 4 * len(files)
+    rate, best = sites / taken["tiff"].wall, cores() * decoded / taken["tifffile"].wall
+    by_cpu = (sites / taken["tiff"].cpu) / (decoded / taken["tifffile"].cpu)
+    note = f"16-bit LZW TIFFs of {TIFF_SIZE} px, disk to disk; by CPU-seconds {by_cpu:.2f}; at least 0.70 is asked for"
+    return Row("packing_tiff16_vs_tifffile", rate, "sites/s", best, rate / best, note)
 
 
 @contextmanager

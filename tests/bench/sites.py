@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from components.core.config import PackConfig, ScreenConfig
@@ -26,6 +28,9 @@ SIZE = 512
 CHANNELS = 6
 RXRX1 = Path(__file__).resolve().parents[3] / "shared" / "rxrx1" / "images"
 _SIMULATED = 18
+JUMP = Path(__file__).resolve().parents[3] / "shared" / "screens" / "jump_phenix"
+"""A field of a Cell Painting plate: six 16-bit TIFFs of 1080 pixels, LZW."""
+TIFF_SIZE = 1080
 
 
 @functools.cache
@@ -55,9 +60,27 @@ def origin() -> str:
     return "real RxRx1 sites" if RXRX1.is_dir() else "simulated sites"
 
 
-def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Path:
+@functools.cache
+def tiff_sites() -> tuple[tuple[bytes, ...], ...]:
+    """The 16-bit TIFFs of a site, in channel order: the real ones if they lie beside the repository."""
+    real = sorted(JUMP.glob("*.tiff"))
+    if real:
+        return (tuple(path.read_bytes() for path in real),)
+    rng = np.random.default_rng(0)
+    files = []
+    for _ in range(CHANNELS):
+        smooth = cv2.GaussianBlur(rng.gamma(1.0, 4000.0, (TIFF_SIZE, TIFF_SIZE)), (0, 0), 8)
+        file = io.BytesIO()
+        tifffile.imwrite(file, (smooth + rng.normal(0, 40, smooth.shape)).clip(0).astype(np.uint16), compression="lzw")
+        files.append(file.getvalue())
+    return (tuple(files),)
+
+
+def write_screen(
+    root: Path, plates: int, wells: int = 16, sites: int = 1, files: tuple[tuple[bytes, ...], ...] | None = None
+) -> Path:
     """A labelled screen in the Kaggle layout that repeats the sites; its plates, of HUVEC, are of different experiments."""
-    pngs = png_sites()
+    pngs, suffix = files or png_sites(), ".tif" if files else ".png"
     rows = ["id_code,experiment,plate,well,sirna"]
     count = 0
     for p in range(plates):
@@ -68,7 +91,7 @@ def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Pa
             rows.append(f"{experiment}_1_{well},{experiment},1,{well},sirna_{w}")
             for site in range(1, sites + 1):
                 for channel, data in enumerate(pngs[count % len(pngs)], start=1):
-                    (folder / f"{well}_s{site}_w{channel}.png").write_bytes(data)
+                    (folder / f"{well}_s{site}_w{channel}{suffix}").write_bytes(data)
                 count += 1
     (root / "train.csv").write_text("\n".join(rows) + "\n")
     return root

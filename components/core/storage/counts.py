@@ -41,7 +41,7 @@ class Counts:
         if array.ndim != 2:
             raise ValueError(f"counts by channel and grey value are expected, got {array.ndim} axes")
         numbers = np.ascontiguousarray(array.astype("<i8")).reshape(-1, 1).view(np.uint8)
-        packed = zlib.compress(np.ascontiguousarray(numbers.T).tobytes())
+        packed = zlib.compress(np.ascontiguousarray(numbers.T).tobytes(), 1)
         self._text = f"{array.shape[0]}x{array.shape[1]}:{base64.b64encode(packed).decode()}"
 
     @property
