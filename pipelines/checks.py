@@ -34,8 +34,11 @@ MOST_SIMULATED_GB = 50
 """A larger simulated screen is probably a mistake; `cellsignal simulate` still writes it."""
 
 
-def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
+def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> Screen | None:
     """Checks the input of `cellsignal run`: a directory of a screen or its address in a bucket, or None to simulate one.
+
+    Returns:
+        The screen's tables; None if there is no screen yet.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
@@ -48,8 +51,8 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
                 "--truth: a simulated screen has its own truth; give --screen as well, or leave out --truth"
             )
         _check_simulated(config)
-        return
-    check_screen(config, screen_source(screen), truth)
+        return None
+    return check_screen(config, screen_source(screen), truth)
 
 
 def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) -> Screen:

@@ -137,7 +137,7 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
             write_table(folder / f"{use}.csv", table)
         (folder / "assign.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         shutil.copyfile(logits / META_FILE, folder / META_FILE)
-    _note_accuracy(wells["oof"], predicted["oof"])
+    _note_accuracy(wells["oof"], predicted["oof"], groups is not None)
 
 
 def predictions_table(ids_W: Sequence[str], found: WellPredictions, treatments: Sequence[str]) -> pd.DataFrame:
@@ -287,8 +287,10 @@ def _summary(use: str, experiment: str, arrangement: Arrangement, prior: PriorCo
     }
 
 
-def _note_accuracy(oof: UseWells, found: WellPredictions) -> None:
-    if len(oof.ids_W):
+def _note_accuracy(oof: UseWells, found: WellPredictions, prior_used: bool) -> None:
+    if len(oof.ids_W) and not prior_used:
+        progress.note(f"out-of-fold top-1 {(found.raw_W == oof.truth_W).mean():.3f}")
+    elif len(oof.ids_W):
         raw, group, assigned = (
             (each == oof.truth_W).mean() for each in (found.raw_W, found.group_W, found.perturbation_W)
         )

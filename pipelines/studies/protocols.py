@@ -32,6 +32,7 @@ from pipelines.images.code_version import code_version
 from pipelines.options import console_of_terminal
 from pipelines.studies.splits import (
     Protocol,
+    check_experiments,
     held_out_experiments,
     held_out_types,
     held_out_wells,
@@ -162,7 +163,8 @@ def run_protocols(
     """
     deals = [(each, protocol_config(config, each, n + 1, backbones)) for n in range(repeats) for each in protocols]
     for _, dealt in deals:
-        check_input(dealt, screen, None)
+        if found := check_input(dealt, screen, None):
+            check_experiments(dealt.folds, len({plate.experiment for plate in found.training_plates}))
     ObjectStore(config.store.address).check()
     console, config = console_of_terminal(), protocol_config(config, "batch", 0, backbones)
     # A second process would only share the GPU.

@@ -48,6 +48,15 @@ def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbone
     )
 
 
+def check_experiments(folds: FoldsConfig, experiments: int) -> None:
+    """Refuses to hold out the only labelled experiment, in whose place a run would hold out plates or wells."""
+    if folds.split == "experiment" and experiments == 1:
+        raise InputError(
+            "the protocol batch holds out whole experiments, but the screen has 1 labelled experiment that is not held out; add "
+            "others, or measure the protocol random alone (--protocol random)"
+        )
+
+
 def split_screen(manifest: Manifest, folds: FoldsConfig) -> tuple[Manifest, int]:
     """The screen of a repeat, and the fold that it holds out.
 
@@ -58,10 +67,7 @@ def split_screen(manifest: Manifest, folds: FoldsConfig) -> tuple[Manifest, int]
         InputError: too few labelled experiments, or wells, for the folds.
     """
     dealt = dealt_again(manifest, folds)
-    if folds.split == "experiment" and dealt.split != "experiment":
-        raise InputError(
-            "the protocol batch holds out whole experiments, but the screen has one labelled experiment; add others"
-        )
+    check_experiments(folds, len({plate.experiment for plate in manifest.plates if plate.labelled}))
     plates = tuple(
         plate
         if plate.labelled

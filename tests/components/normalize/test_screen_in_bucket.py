@@ -70,7 +70,7 @@ def test_unchanged_plates_are_recognised_by_their_listing_and_copies_by_their_co
     summary, first = normalize(source, packed, tmp_path / "out")
     assert (summary.packed, summary.reused) == (0, 6)
     first_image = "train/HUVEC-01/Plate1/B02_s1_w1.png"  # whose header gives the form of all
-    assert sorted(read) == ["test.csv", "test_controls.csv", first_image, "train.csv", "train_controls.csv"]
+    assert sorted(read) == ["test.csv", "test_controls.csv", "train.csv", first_image, "train_controls.csv"]
     # The disk's files have times, not ETags, but the same bytes.
     packed.puts.clear()
     summary, second = normalize(ScreenDirectory(small.root), packed, tmp_path / "out")

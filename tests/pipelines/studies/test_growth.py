@@ -137,8 +137,8 @@ def test_bad_input_is_one_line(command, arguments, message):
 
 def test_a_failed_task_is_one_line_and_keeps_the_finished_ones(tmp_path):
     other = Command(tmp_path)
-    line = other.cellsignal.refused(*other.arguments, "--set", "simulate.labelled={HUVEC: 1}")
-    assert "folds.count is 2, but the screen has 1 labelled experiment that" in line
+    line = other.cellsignal.refused(*other.arguments, "--set", "simulate.labelled={HUVEC: 2}", "--set", "folds.count=3")
+    assert "folds.count is 3, but the screen has 2 labelled experiments that" in line
     assert [json.loads(f.read_text())["step"] for f in other.out.glob("work/tasks/*/done.json")] == ["simulate"]
 
 

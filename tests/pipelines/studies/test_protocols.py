@@ -102,7 +102,7 @@ def test_another_configuration_in_the_same_folder_is_refused(command, first):
         (["--backbones", "2"], "--backbones 2: the configuration has 1; use 1 to 1"),
         (["--set", "folds.count=3", "--protocol", "batch"], "folds.count is 3, but the screen has 2 labelled experim"),
         (["--set", "folds.count=13", "--protocol", "random"], "folds.count is 13, but the screen has only 12 labelled"),
-        (["--set", "screen.holdout_experiments=[HUVEC-01]"], "folds.count is 2, but the screen has 1 labelled exp"),
+        (["--set", "screen.holdout_experiments=[HUVEC-01]"], "but the screen has 1 labelled experiment that"),
     ],
 )
 def test_rejects_bad_input_before_anything_starts(cellsignal, tmp_path, tables, config_file, options, message):
