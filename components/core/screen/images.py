@@ -92,7 +92,8 @@ def plate_files(source: ScreenSource, plate: Plate) -> PlateFiles:
             f"{plate.name}: missing image file{'s' if len(faults) > 1 else ''}: {one_line(faults)}; {advice}"
         )
     found |= {facts.name: facts for facts in trees}
-    folder = commonpath([dirname(path) for path in found]) if found else ""
+    kinds = {path.startswith("/") for path in found}
+    folder = commonpath([dirname(path) for path in found]) if len(kinds) == 1 else ""
     named = [facts._replace(name=_below(path, folder)) for path, facts in sorted(found.items())]
     return PlateFiles(tuple(sites), tuple(named), folder)
 

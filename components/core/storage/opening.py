@@ -10,6 +10,7 @@ from components.core.config import StoreConfig
 from components.core.config.run import STORE_ADDRESS
 from components.core.errors import InputError
 from components.core.files import parse_folder, scheme_of
+from components.core.screen.addressed_images import AddressedImages
 from components.core.screen.screen_source import ScreenBucket, ScreenDirectory, ScreenSource
 from components.core.storage.object_store import ObjectStore
 
@@ -86,8 +87,12 @@ def split_address(address: str, folder: str, names: str, expected: str, name: st
 def open_screen(address: str) -> ScreenSource:
     """Opens a screen without any request, by a directory, `file:///DIRECTORY`, `s3://bucket[/prefix]` or `minio://...`.
 
-    InputError for an address of another kind, or without credentials for a bucket.
+    Its tables may name images in buckets too. InputError for an address of another kind, or without credentials for a bucket.
     """
+    return AddressedImages(_open_own(address), _open_own)
+
+
+def _open_own(address: str) -> ScreenSource:
     if is_bucket(address):
         return ScreenBucket(ObjectStore(address))
     if is_folder(address):

@@ -139,6 +139,19 @@ def test_planes_of_an_ome_zarr_are_read_back(tmp_path: Path, version):
     assert again.plates[0].prefix == manifest.plates[0].prefix
 
 
+def test_images_may_lie_outside_of_the_screens_folder(tmp_path: Path):
+    plate = write_plate(tmp_path / "elsewhere")
+    first, *others = plate.wells
+    write_plate(tmp_path / "screen", wells={"A01": ("negative_control", "DMSO")})
+
+    def absolute(site: Site) -> Site:
+        return Site(site.site, tuple((Plane(f"{tmp_path}/elsewhere/{each.path}"),) for (each,) in site.channels))
+
+    wells = (first, *(replace(well, sites=tuple(map(absolute, well.sites))) for well in others))
+    manifest, store = pack(tmp_path / "screen", replace(plate, wells=wells))
+    assert np.array_equal(SiteReader(store, manifest).read(range(6)), expected(manifest))
+
+
 def control_counts(plate: Plate) -> np.ndarray:
     pixels = np.array([site_of(w.well, s.site) for w in plate.wells if w.role != "treatment" for s in w.sites])
     return np.array([np.bincount(channel.ravel(), minlength=65536) for channel in pixels.swapaxes(0, 1)])
