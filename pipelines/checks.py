@@ -63,6 +63,11 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
     """
     _check_ratio(config)
     found = read_screen(source, config.screen)
+    if len(found.vocabulary.treatments) < 2:
+        labels = (
+            f"one label, {found.vocabulary.treatments[0]}" if found.vocabulary.treatments else "no labelled treatment"
+        )
+        raise InputError(f"{source.address()}: the screen has {labels}: at least two labels are needed to train on")
     check_folds(config, found.training_experiments())
     screen_folds(found.training_plates, config.folds)
     if truth is not None:

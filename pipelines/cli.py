@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from components.core.command import AddressOption, NameOption, PathOption, cancel_on_signals, list_items, run_app
+from components.core.command import (
+    AddressOption,
+    NameOption,
+    PathOption,
+    cancel_on_signals,
+    list_items,
+    path_or_address,
+    run_app,
+)
 from components.core.errors import InputError
 from pipelines.images.command import images_app
 from pipelines.models.command import models_app
@@ -346,6 +354,33 @@ def submit(
 
     request = SubmitRequest(endpoint, screen, truth, images, out, wait, resubmit, timeout_seconds(timeout))
     submit_run(RunConfig.load(config, set or []), request, console_of_terminal())
+
+
+@app.command(name="check-screen")
+def check_screen(
+    screen: Annotated[
+        str,
+        typer.Argument(parser=path_or_address, metavar="SCREEN", help="the screen: a folder, or s3://BUCKET/PREFIX"),
+    ],
+    config: OptionalConfig = None,
+    write_config: Annotated[Path | None, PathOption(help="file for a configuration to start from")] = None,
+    json: Json = False,
+    set: Changes = None,
+) -> None:
+    """Checks a screen before a run: everything wrong or doubtful at once, a summary, and a configuration to start from.
+
+    Exits with 2 if a run would refuse the screen.
+    """
+    from components.core.config import RunConfig
+    from pipelines.check_screen import run_check_screen
+
+    if set and config is None:
+        settings: RunConfig | None = RunConfig().changed(set, "--set")
+    else:
+        settings = RunConfig.load(config, set or []) if config else None
+    console = console_of_terminal(json)
+    whole = config is not None
+    raise typer.Exit(run_check_screen(screen, settings, write_config, console, whole=whole, as_json=json))
 
 
 @app.command()

@@ -149,7 +149,7 @@ class ScreenBucket:
     def check(self) -> None:
         """See ScreenSource.check; also if the store cannot be used."""
         self._store.check()
-        if not self._store.list_level("")[0]:
+        if not any(self._store.list_level("")):
             raise InputError(
                 f"{self.address()}: holds no file; give the address of the folder that holds train.csv or metadata.csv"
             )

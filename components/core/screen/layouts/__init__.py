@@ -101,14 +101,25 @@ def read_rows(
     Raises:
         InputError: the screen has no layout, or a table cannot be read at all.
     """
-    source.check()
-    try:
-        names = frozenset(facts.name for facts in source.list_files())
-    except UnreadableError as error:
-        raise InputError(f"{source.address()}: cannot be listed ({error.reason})") from None
-    reading = Reading(source, config, labels, images, cell_types, names, experiments)
+    reading = Reading(source, config, labels, images, cell_types, _names(source), experiments)
     layout = _choose(reading)
     return reading, check_rows(reading, layout.read(reading))
+
+
+def chosen_layout(source: ScreenSource, config: ScreenConfig) -> Layout:
+    """The layout in which a screen is read. InputError if it has none."""
+    return _choose(Reading(source, config, True, True, None, _names(source)))
+
+
+def _names(source: ScreenSource) -> frozenset[str]:
+    """The files directly in the screen's folder."""
+    source.check()
+    try:
+        return frozenset(facts.name for facts in source.list_files())
+    except UnreadableError as error:
+        if source.list_folders():
+            return frozenset()  # a bucket's folder of folders alone
+        raise InputError(f"{source.address()}: cannot be listed ({error.reason})") from None
 
 
 def _choose(reading: Reading) -> Layout:

@@ -1,0 +1,104 @@
+"""check-screen: all that is wrong at once, a summary, and a configuration with which the same screen is accepted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from components.core.config import RunConfig
+from components.core.screen.inspection import inspect_screen
+from components.core.screen.screen_source import ScreenDirectory
+from pipelines.cli import app
+from tests.tiny_screen import SIZE, TinyScreen, write_png
+
+
+def check(*arguments: object, code: int = 0) -> dict[str, object]:
+    done = CliRunner().invoke(app, ["check-screen", *map(str, arguments), "--json"])
+    assert done.exit_code == code, done.output
+    document: dict[str, object] = json.loads(done.stdout)
+    return document
+
+
+def test_a_good_screen_is_summed_up_and_its_configuration_accepts_it(tmp_path: Path):
+    tiny = TinyScreen(tmp_path / "screen")
+    config = tmp_path / "start.yaml"
+    found = check(tiny.root, "--write-config", config)
+    assert (found["layout"], found["errors"], found["warnings"]) == ("kaggle", [], [])
+    summary = found["summary"]
+    assert isinstance(summary, dict)
+    expected = {"plates": 8, "wells": 40, "labels": 6, "unlabelled_wells": 6, "sites": 80, "plate_format": 12}
+    assert {name: summary[name] for name in expected} == expected
+    assert (summary["image_sizes"], summary["pixel_types"]) == ([[SIZE, SIZE]], ["uint8"])
+    loaded = RunConfig.load(str(config))
+    assert (loaded.screen.cell_types, loaded.screen.image_size) == (("HUVEC", "RPE"), SIZE)
+    assert inspect_screen(ScreenDirectory(tiny.root), loaded.screen).findings == ()
+
+
+def test_everything_wrong_is_found_in_one_pass(tmp_path: Path):
+    tiny = TinyScreen(tmp_path / "screen")
+    tiny.edit("train.csv", "HUVEC-01_1_B03,HUVEC-01,1,B03", "HUVEC-01_1_B99,HUVEC-01,1,B99")
+    tiny.edit("train_controls.csv", "sirna_5", "sirna_30")
+    tiny.edit("test_controls.csv", "negative_control", "EMPTY")
+    tiny.image("RPE-01", 1, "B03", 1, 2).unlink()
+    for site in (1, 2):
+        for channel in range(1, 7):
+            tiny.image("HUVEC-02", 2, "C02", site, channel).unlink()
+    tiny.image("HUVEC-01", 2, "B02", 1, 1).write_bytes(b"no image")
+    write_png(tiny.image("HUVEC-02", 1, "B02", 1, 4), np.zeros((SIZE, SIZE + 1), np.uint8))
+    write_png(tiny.image("HUVEC-03", 1, "B03", 1, 1), np.zeros((SIZE, SIZE), np.uint16))
+    found = check(tiny.root, code=2)
+    errors = found["errors"]
+    assert isinstance(errors, list)
+    texts = [f"{error['what']} {error['first']}" for error in errors]
+    for part in (
+        "well: expected a row",
+        "a label has one role",
+        "1 well of",
+        "1 site without all of 6 channels",
+        "images that cannot be read",
+        "another size than 16x16",
+        "another bit depth than uint8",
+    ):
+        assert any(part in text for text in texts), part
+    assert any("train.csv line 2 (HUVEC-01_1_B99)" in text for text in texts)
+    (left_out,) = [each for each in found["warnings"] if "left out: neither" in each["what"]]  # type: ignore[attr-defined]
+    assert left_out["count"] == 1
+
+
+def test_what_is_no_screen_is_said_with_what_was_looked_for(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.md").write_text("x")
+    (error,) = check(tmp_path / "a", code=2)["errors"]  # type: ignore[misc]
+    assert "no screen in a known layout" in error["what"]
+    assert "notes.md" in error["what"]
+    done = CliRunner().invoke(app, ["check-screen", str(tmp_path / "b")])
+    assert done.exit_code != 0
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_folder_of_tiffs_and_a_plate_map_become_a_configuration(tmp_path: Path, as_json: bool):
+    root = tmp_path / "plates"
+    rng = np.random.default_rng(0)
+    for plate in ("P1", "P2"):
+        (root / plate).mkdir(parents=True)
+        for well in ("A1", "A2", "B1"):
+            for site in (1, 2):
+                for channel in (1, 2):
+                    image = rng.integers(0, 4096, (12, 20)).astype(np.uint16)
+                    cv2.imwrite(str(root / plate / f"{plate}_{well}_s{site}_w{channel}.tif"), image)
+    (root / "layout.csv").write_text("Well;Compound;Conc\nA1;aspirin;1\nA2;ibuprofen;1\nB1;DMSO;0\n")
+    config = tmp_path / "start.yaml"
+    arguments = ["check-screen", str(root), "--write-config", str(config), *(["--json"] if as_json else [])]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    text = config.read_text()
+    assert "layout: files" in text
+    assert "perturbation_name: compound" in text
+    assert "image_size: [12, 20]" in text
+    assert "12-bit data" in done.output
+    assert "DMSO is taken as negative control" in done.output
