@@ -18,7 +18,7 @@ from tests.tiny_screen import site_table
 SCREENS = Path(__file__).resolve().parents[4] / ".." / "shared" / "screens"
 CHANNELS = ("DNA", "AGP")
 CONFIG = ScreenConfig(cell_types=("HUVEC", "RPE"), channels=CHANNELS)
-FORM = ImageForm(CHANNELS, 16, 16, 16)
+FORM = ImageForm(CHANNELS, (16, 16), "uint16")
 
 
 def tiny_table() -> pd.DataFrame:

@@ -16,7 +16,7 @@ from components.core.errors import InputError
 from components.core.screen.images import plate_files
 from components.core.screen.layouts import read_new_plates, read_screen
 from components.core.screen.screen_source import ScreenDirectory
-from components.core.screen.wells import Plate, Screen, natural_key
+from components.core.screen.wells import Plane, Plate, Screen, natural_key
 from tests.rxrx_screen import CONTROL_IDS, IDS, to_rxrx
 from tests.tiny_screen import CONFIG, LABELLED, PLATES, UNLABELLED, TinyScreen
 
@@ -333,3 +333,61 @@ def test_new_plates_can_be_chosen_and_be_of_any_cell_type(tiny: TinyScreen):
     tiny.edit("test.csv", "K562-03_1_B03,K562-03,1,B03", "K562-03_1_B03,K562-03,1,B99")
     with pytest.raises(InputError, match=r"test\.csv line 2 \(K562-03_1_B03\): field well is 'B99'"):
         read_new(tiny.root)
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> TinyScreen:
+    """All tables, and empty files for all images."""
+    return TinyScreen(tmp_path / "named", imaged=(), named=True)
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file() and path.suffix != ".csv"]
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".tif", ".TIFF", ".jpg"])
+def test_images_of_any_usual_suffix_are_found(named: TinyScreen, suffix: str):
+    before = read_screen(named.root, CONFIG.screen)
+    for path in files(named.root):
+        path.rename(path.with_suffix(suffix))
+    after = read_screen(named.root, CONFIG.screen)
+    assert [len(well.sites) for plate in after.plates for well in plate.wells] == [2] * 40
+    assert (after.vocabulary, after.warnings) == (before.vocabulary, ())
+
+
+def test_a_screen_of_fewer_channels_is_read_if_they_are_named(named: TinyScreen):
+    for path in files(named.root):
+        if "_w6" in path.name:
+            path.unlink()
+    with pytest.raises(
+        InputError, match=r"5 channels \(w1-w5\) were found in all wells, and RxRx1's 6 .*screen\.channels"
+    ):
+        read_screen(named.root, CONFIG.screen)
+    screen = read_screen(named.root, CONFIG.screen.model_copy(update={"channels": tuple("abcde")}))
+    assert screen.channels == tuple("abcde")
+    assert {len(site.channels) for plate in screen.plates for well in plate.wells for site in well.sites} == {5}
+
+
+def test_pictures_are_read_as_channels_if_these_are_named(named: TinyScreen):
+    for path in files(named.root):
+        if path.name.endswith("_w1.png"):
+            path.rename(path.with_name(path.name.replace("_w1", "")))
+        else:
+            path.unlink()
+    with pytest.raises(InputError, match=r"pictures WELL_sSITE, one a site, .*screen\.channels to the names"):
+        read_screen(named.root, CONFIG.screen)
+    screen = read_screen(named.root, CONFIG.screen.model_copy(update={"channels": ("red", "green", "blue")}))
+    site = screen.plates[0].wells[0].sites[0]
+    path = "train/HUVEC-01/Plate1/B02_s1.png"
+    assert site.channels == tuple((Plane(path, sample),) for sample in range(3))
+
+
+def test_all_sites_are_read_or_the_first_that_are_wanted(named: TinyScreen):
+    for path in files(named.root):
+        for site in range(3, 10):
+            path.with_name(path.name.replace("_s2_", f"_s{site}_")).touch()
+    every = read_screen(named.root, CONFIG.screen.model_copy(update={"sites": None}))
+    assert [site.site for site in every.plates[0].wells[0].sites] == list(range(1, 10))
+    some = read_screen(named.root, CONFIG.screen.model_copy(update={"sites": 4}))
+    assert [site.site for site in some.plates[0].wells[0].sites] == [1, 2, 3, 4]
+    assert some.warnings == ("wells have up to 9 sites, the first 4 are read (screen.sites)",)
