@@ -10,6 +10,7 @@ import pytest
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
 from components.core.screen.layouts import read_new_plates, read_screen
+from components.core.screen.layouts.samplesheet import SCHEMA
 from components.core.screen.simulation.layouts import LAYOUTS, SitePlace
 from components.core.screen.simulation.plate_design import ImageForm
 from components.core.screen.wells import Plane, Screen, Well
@@ -218,3 +219,10 @@ def test_cytation_and_phenix_and_ome_zarr(tmp_path: Path):
     assert site.channels == tuple(tuple(Plane(image, 3 * c + z) for z in range(3)) for c in range(2))
     whole = read_screen(on("omezarr") / "plate_ones.zarr", config.model_copy(update={"z": 2}))
     assert only_well(whole).sites[0].channels == ((Plane("B/03/0", 1),), (Plane("B/03/0", 4),))
+
+
+def test_the_page_has_the_whole_schema_of_the_sample_sheet():
+    page = (Path(__file__).parents[4] / "docs" / "your-data.md").read_text()
+    assert all(
+        f"| `{column.name}` | {'yes' if column.needed else ''} | {column.meaning} |" in page for column in SCHEMA
+    )
