@@ -43,8 +43,8 @@ TABLE = (
     "group_perturbation", "group_confidence", "top5", "raw_confidence_uncalibrated",
 )  # fmt: skip
 """Columns of the tables of predictions, which the report reads."""
-ROLE_NAMES = {"oof": "out of fold", "unlabelled": "unlabelled", "holdout": "holdout"}
-"""Roles of wells in messages."""
+USE_NAMES = {"oof": "out of fold", "unlabelled": "unlabelled", "holdout": "holdout"}
+"""Uses of wells in messages."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
     experiments: list[dict[str, Any]] = []
     parts: dict[str, list[Competition]] = {use: [] for use in USES}
     if groups is not None:
-        use_names = {**ROLE_NAMES, **({"holdout": "new plates"} if manifest.model else {})}
+        use_names = {**USE_NAMES, **({"holdout": "new plates"} if manifest.model else {})}
         for use in USES:
             for chosen_w, known in _wells_and_groups(use, wells[use], groups, manifest, prior, warnings):
                 experiments_w = [wells[use].experiments_W[w] for w in chosen_w]

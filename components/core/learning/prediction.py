@@ -38,7 +38,7 @@ from components.core.storage.manifest import Manifest
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
 
-_ROLE_NAMES = {"oof": "out-of-fold", "unlabelled": "unlabelled", "holdout": "held-out"}
+_USE_NAMES = {"oof": "out-of-fold", "unlabelled": "unlabelled", "holdout": "held-out"}
 """Roles of wells in progress messages."""
 
 _PIECE = 4096
@@ -169,7 +169,7 @@ def predict_fold(
     """
     pieces = pieces or Pieces()
     requested = {"oof": wells.validation, "unlabelled": wells.unlabelled}
-    found = _predict(networks, images, cell_type, requested, _roles(images, wells), screen, settings, pieces)
+    found = _predict(networks, images, cell_type, requested, _uses(images, wells), screen, settings, pieces)
     if held_out is None:
         return replace(found, logits={**found.logits, "holdout": _no_logits(screen)})
     images.loader.release()  # two screens in memory would take twice loader.cache_gib
@@ -221,7 +221,7 @@ def _predict(
     """Mean logits of the requested wells and embeddings of all wells; a requested well passes through a backbone once."""
     predict, table, classes = settings.predict, images.table, screen.vocabulary.classes
     views = settings.embeddings.views if settings.embeddings.enabled else 0
-    use_names = {**_ROLE_NAMES, **({"holdout": "new"} if screen.model else {})}
+    use_names = {**_USE_NAMES, **({"holdout": "new"} if screen.model else {})}
     wells = np.flatnonzero(_of_type(table, cell_type))
     others = np.setdiff1d(wells, np.concatenate(list(requested.values())))
     total = {use: np.zeros((len(of), len(classes)), dtype=np.float64) for use, of in requested.items()}
@@ -266,7 +266,7 @@ def _of_type(table: SiteTable, cell_type: str) -> NDArray[np.bool_]:
     return np.asarray(table.cell_type_W == table.cell_types.index(cell_type))
 
 
-def _roles(images: Images, wells: FoldWells) -> NDArray[np.object_]:
+def _uses(images: Images, wells: FoldWells) -> NDArray[np.object_]:
     """Use of every well of the fold's screen, (W,)."""
     use_W: NDArray[np.object_] = np.full(images.table.wells, "training", dtype=object)
     use_W[wells.validation] = "out_of_fold"

@@ -57,6 +57,14 @@ def test_the_same_wells_give_the_same_bytes_in_compressed_row_groups(tmp_path):
     assert pq.read_table(path, columns=["id_code"])["id_code"].to_pylist() == wells(count).wells["id_code"].tolist()
 
 
+def test_the_screens_own_columns_and_word_are_in_the_file(tmp_path):
+    given = wells()
+    own = EmbeddedWells(given.wells.assign(dose=["10", "", "1e-3"]), given.embedding_WE)
+    table = pq.read_table(write_embeddings(tmp_path, own, "slim", "HUVEC", 1, **{**HOW, "label": "compound"}))
+    assert table.schema.names == [name.replace("sirna", "compound") for name in NAMES] + ["dose", "embedding"]
+    assert table["dose"].to_pylist() == ["10", "", "1e-3"]
+
+
 def test_the_files_of_a_backbone_are_one_table_for_every_reader(tmp_path):
     for fold in (0, 1):
         for cell_type in ("HUVEC", "RPE"):
