@@ -48,7 +48,7 @@ def raise_all(reading: Reading) -> None:
         return
     others = [f"{len(faults)} in {faults.name}" for faults in faulty[1:]]
     if faulty:
-        end = [*others, *([f"{len(errors)} more kinds"] if errors else [])]
+        end = [*others, *([f"{len(errors)} that concern{'s' if len(errors) == 1 else ''} no row"] if errors else [])]
         try:
             faulty[0].check()
         except InputError as error:
@@ -118,10 +118,14 @@ class _Checks:
 
     def _known_controls(self, wells: pd.DataFrame, controls: pd.Series[bool]) -> None:
         """Controls of unlabelled experiments are among those of labelled ones."""
-        trained = wells["perturbation"][controls & wells["labelled"]].unique()
-        hint = "correct the label" if len(trained) else "add the controls of labelled experiments"
-        for row in self._each(wells[controls & ~wells["labelled"] & ~wells["perturbation"].isin(trained)]):
-            self._add(row, "perturbation", f"an unknown label: no training control has it; {hint}")
+        trained = wells[controls & wells["labelled"]]
+        unknown = wells[controls & ~wells["labelled"] & ~wells["perturbation"].isin(trained["perturbation"].unique())]
+        slips = unknown["role"].isin(trained["role"].unique())
+        for row in self._each(unknown[slips]):
+            self._add(row, "perturbation", "an unknown label: no training control has it; correct the label")
+        for role, rows in unknown[~slips].groupby("role"):
+            places = [f"{self._place(row)}: {row['perturbation']!r}" for _, row in rows.iterrows()]
+            self._reading.warn(f"labelled experiments have no {role}, unlabelled ones have", places)
 
     @staticmethod
     def _each(rows: pd.DataFrame) -> Iterator[Any]:
@@ -154,7 +158,8 @@ def _with_images(reading: Reading, rows: Rows) -> pd.DataFrame:
             reading.refuse(f"no images found: {rows.looked_for}")
         else:
             reading.refuse(f"{words} ({rows.looked_for}): {advice}", names[bare])
-    if partial.any():
+    # Of a screen whose sites are all incomplete, another number of channels was reported already.
+    if partial.any() and not (partial[~bare].all() and any(finding.wrong for finding in reading.findings)):
         texts = []
         for row in sites.index[partial]:
             absent = [name for name, column in zip(rows.channels, columns, strict=True) if lacking[column][row]]

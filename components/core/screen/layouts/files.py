@@ -28,10 +28,10 @@ _WELL = r"(?P<well>[A-Z]{1,2}\d{1,2})"
 PATTERNS: dict[str, str] = {
     "phenix": r"r(?P<row>\d+)c(?P<column>\d+)f(?P<site>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)"
     rf"(?:sk(?P<t>\d+))?(?:fk\d+)?(?:fl\d+)?{_END}",
-    "yokogawa": rf"(?:.*?_)?{_WELL}_T(?P<t>\d+)F(?P<site>\d+)L\d+A\d+Z(?P<z>\d+)C(?P<channel>\d+){_END}",
+    "yokogawa": rf"(?:.*?_)??{_WELL}_T(?P<t>\d+)F(?P<site>\d+)L\d+A\d+Z(?P<z>\d+)C(?P<channel>\d+){_END}",
     "cytation": rf"{_WELL}_\d+_\d+_(?P<site>\d+)(?:Z(?P<z>\d+))?_(?P<channel>[^_]+)_(?P<t>\d+){_END}",
-    "cellomics": rf"(?:.*?_)?{_WELL}f(?P<site>\d+)d(?P<channel>\d+){_END}",
-    "imagexpress": rf"(?:.*?_)?{_WELL}(?:_s(?P<site>\d+))?(?:_w(?P<channel>\d+?))?(?:_z(?P<z>\d+))?(?:_t(?P<t>\d+))?{_GUID}{_END}",
+    "cellomics": rf"(?:.*?_)??{_WELL}f(?P<site>\d+)d(?P<channel>\d+){_END}",
+    "imagexpress": rf"(?:.*?_)??{_WELL}(?:_s(?P<site>\d+))?(?:_w(?P<channel>\d+?))?(?:_z(?P<z>\d+))?(?:_t(?P<t>\d+))?{_GUID}{_END}",
 }
 """File names of microscopes, in the order in which they are tried: ImageXpress's fit many."""
 ALIASES = {
@@ -76,9 +76,9 @@ def read(reading: Reading) -> Rows:
     pattern, whole = _pattern(reading, images)
     planes = _planes(reading, images, pattern, whole)
     plates = planes[["experiment", "plate", "folder"]].drop_duplicates()
+    wells, fields = read_plate_map(reading)
     planes, order = _named_channels(reading, planes, plates, paths)
     sites, channels = stack_sites(reading, planes[COLUMNS], order)
-    wells, fields = read_plate_map(reading)
     merged = join_wells(reading, sites, wells, planes[["experiment", "plate"]].drop_duplicates())
     merged = reading.chosen(finish_wells(reading, merged))
     own = [column for column in merged.columns if column.startswith(own_column(""))]

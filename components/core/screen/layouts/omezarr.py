@@ -54,12 +54,12 @@ def read(reading: Reading) -> Rows:
     plates = _plates(reading)
     if not plates:
         raise InputError(f"{reading.source.address()}: there is no OME-Zarr plate: expected PLATE.zarr folders")
+    wells, fields = read_plate_map(reading)
     planes = pd.DataFrame([row for plate in plates for row in _planes(reading, *plate)], columns=COLUMNS)
     if planes.empty:
         raise InputError(f"{reading.source.address()}: the plates have no wells with images")
     names = list(dict.fromkeys(planes["channel"]))
     sites, channels = stack_sites(reading, planes, names)
-    wells, fields = read_plate_map(reading)
     merged = join_wells(reading, sites, wells, planes[["experiment", "plate"]].drop_duplicates())
     merged = reading.chosen(finish_wells(reading, merged))
     own = [column for column in merged.columns if column.startswith(own_column(""))]

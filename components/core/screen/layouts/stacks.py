@@ -13,6 +13,8 @@ import pandas as pd
 
 from components.core.errors import shortened
 from components.core.screen.layouts.reading import KEY, LISTINGS, Reading, with_planes
+from components.core.screen.plane_header import BadImageError
+from components.core.screen.planes import plane_header
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import Plane, natural_key
 from components.core.screen.zarr_images import is_zarr
@@ -36,6 +38,7 @@ def stack_sites(
         order: the channels as their table has them; None for natural order.
     """
     planes = _one_time_point(reading, planes)
+    planes, order = _pages(reading, planes, order)
     planes, names = _channels(reading, planes, order)
     planes = _one_plane(reading, planes)
     number = {name: c for c, name in enumerate(names)}
@@ -61,6 +64,33 @@ def _one_time_point(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
     if times and wanted not in times and times != [NO_Z]:
         reading.refuse(f"screen.time_point is {wanted}, but the time points are {_numbers(times)}")
     return planes[planes["t"].isin([wanted, NO_Z])]
+
+
+def _pages(
+    reading: Reading, planes: pd.DataFrame, order: Sequence[str] | None
+) -> tuple[pd.DataFrame, Sequence[str] | None]:
+    """The planes of files that hold several, as the first one does: the channels that the configuration names, or a z-stack."""
+    if not reading.images or planes.empty or planes["index"].any() or is_zarr(planes["path"].iloc[0]):
+        return planes, order
+    try:
+        count = plane_header(reading.source.read_many([planes["path"].iloc[0]])[0]).planes
+    except (BadImageError, UnreadableError):
+        return planes, order  # reported when it is packed
+    wanted, z = reading.config.channels, reading.config.z
+    if count == 1:
+        return planes, order
+    if wanted and len(wanted) == count and planes["channel"].nunique() == 1:
+        return pd.concat(
+            [planes.assign(channel=name, index=n) for n, name in enumerate(wanted)], ignore_index=True
+        ), wanted
+    if z == "error":
+        reading.refuse(
+            f"image files hold {count} planes each, and one was expected: set screen.z to max or to a plane's number if they are "
+            f"z-stacks, or screen.channels to {count} names if they are channels",
+            [planes["path"].iloc[0]],
+        )
+        return planes, order
+    return pd.concat([planes.assign(z=n + 1, index=n) for n in range(count)], ignore_index=True), order
 
 
 def _channels(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
@@ -226,3 +228,52 @@ def test_the_page_has_the_whole_schema_of_the_sample_sheet():
     assert all(
         f"| `{column.name}` | {'yes' if column.needed else ''} | {column.meaning} |" in page for column in SCHEMA
     )
+
+
+def test_files_of_several_planes_are_channels_or_stacks_as_configured(tmp_path: Path):
+    root = tmp_path / "plate"
+    root.mkdir()
+    for well in ("A01", "A02"):
+        tifffile.imwrite(root / f"{well}_s1.tif", np.zeros((3, 8, 8), np.uint16), photometric="minisblack")
+    (root / "map.csv").write_text("well,gene\nA01,a\nA02,b\n")
+    config = ScreenConfig(cell_types=("HeLa",))
+
+    def channels(**changes: object) -> list[list[int]]:
+        well = read_screen(root, config.model_copy(update=changes)).plates[0].wells[0]
+        return [[plane.index for plane in planes] for planes in well.sites[0].channels]
+
+    with pytest.raises(InputError, match=r"hold 3 planes each, and one was expected: set screen\.z .*A01_s1\.tif"):
+        channels()
+    assert channels(z="max") == [[0, 1, 2]]
+    assert channels(z=2) == [[1]]
+    assert channels(channels=("x", "y", "z")) == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "well", "site", "channel"),
+    [
+        ("A02_s1.tif", "A02", 1, 1),
+        ("Week1_150607_B02_s3_w107447158-AC92-4844-8462-8FC9E3E3C0D8.tif", "B02", 3, 1),
+        ("plate_7_b2_s10_w12.TIF", "B02", 10, 12),
+        ("AssayPlate_Greiner_#655090_D04_T0001F012L01A01Z01C02.png", "D04", 12, 2),
+        ("MFGTMP_120418120001_B02f00d1.TIF", "B02", 1, 1),
+        ("r16c24f09p01-ch5sk1fk1fl1.tiff", "P24", 9, 5),
+        ("r02c03f01p01-ch1.tiff", "B03", 1, 1),
+    ],
+)
+def test_names_of_microscopes(tmp_path: Path, name: str, well: str, site: int, channel: int):
+    (tmp_path / "P" / "deep").mkdir(parents=True)
+    (tmp_path / "P" / name).touch()
+    (tmp_path / "P" / name.replace(".", "_thumb.")).touch()
+    (tmp_path / "map.csv").write_text(f"well,gene\n{well},a\n")
+    (plate,) = read_screen(tmp_path, ScreenConfig(cell_types=("HeLa",))).plates
+    assert (plate.plate, [(each.well, [found.site for found in each.sites]) for each in plate.wells]) == (
+        "P",
+        [(well, [site])],
+    )
+    assert read_screen(tmp_path, ScreenConfig(cell_types=("HeLa",))).channels == (name_of(name, channel),)
+
+
+def name_of(name: str, channel: int) -> str:
+    """The channel as its file's name has it."""
+    return f"{channel:02d}" if f"C{channel:02d}." in name else str(channel)

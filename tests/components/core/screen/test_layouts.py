@@ -391,3 +391,13 @@ def test_all_sites_are_read_or_the_first_that_are_wanted(named: TinyScreen):
     some = read_screen(named.root, CONFIG.screen.model_copy(update={"sites": 4}))
     assert [site.site for site in some.plates[0].wells[0].sites] == [1, 2, 3, 4]
     assert some.warnings == ("wells have up to 9 sites, the first 4 are read (screen.sites)",)
+
+
+def test_a_role_that_only_unlabelled_experiments_have_is_said(tiny: TinyScreen):
+    table = tiny.root / "train_controls.csv"
+    table.write_text(table.read_text().replace("negative_control", "EMPTY"))
+    screen = read(tiny.root)
+    assert screen.vocabulary.negatives == ("UNTREATED",)
+    left_out, unlabelled = screen.warnings
+    assert left_out.startswith("6 wells left out: neither treatment nor control (well_type 'EMPTY')")
+    assert unlabelled.startswith("labelled experiments have no negative_control, unlabelled ones have: ")
