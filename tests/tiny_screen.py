@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.core.config import CHANNELS, FoldsConfig, RunConfig, ScreenConfig
+from components.core.config import CHANNELS, FoldsConfig, RunConfig, ScreenConfig, SimulatedLayout
 from components.core.errors import MissingObjectError
 from components.core.screen.plane_header import ImageForm
 from components.core.screen.simulation.layouts import COLUMNS, LAYOUTS, SitePlace
@@ -52,6 +52,23 @@ def site_table(labelled: Iterable[str] = LABELLED, unlabelled: Iterable[str] = U
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def write_screen(
+    root: Path, table: pd.DataFrame, layout: SimulatedLayout, imaged: Sequence[str], named: bool = False
+) -> None:
+    """Writes the tables of some sites, and the images of the `imaged` experiments; those of others if `named` as empty files."""
+    writer = LAYOUTS[layout]
+    root.mkdir(parents=True)
+    writer.tables(root, table, FORM)
+    for place in map(SitePlace._make, table[list(SitePlace._fields)].itertuples(index=False)):
+        if place.experiment in imaged:
+            writer.write_site(root, place, FORM.channels, site_pixels(*place[:4]))
+        elif named:
+            for channel, name in enumerate(FORM.channels):
+                path = root / writer.path(place, channel, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+
+
 class TinyScreen:
     """Writes the screen below `root`: 4 experiments x 2 plates x 5 wells x 2 sites x 6 channels, in the Kaggle layout.
 
@@ -67,17 +84,7 @@ class TinyScreen:
         named: bool = False,
     ) -> None:
         self.root = root
-        root.mkdir(parents=True)
-        table, layout, form = site_table((*LABELLED, *more)), LAYOUTS["kaggle"], FORM
-        layout.tables(root, table, form)
-        for place in map(SitePlace._make, table[list(SitePlace._fields)].itertuples(index=False)):
-            if place.experiment in imaged:
-                layout.write_site(root, place, form.channels, site_pixels(*place[:4]))
-            elif named:
-                for channel, name in enumerate(form.channels):
-                    path = root / layout.path(place, channel, name)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.touch()
+        write_screen(root, site_table((*LABELLED, *more)), "kaggle", imaged, named)
 
     @staticmethod
     def pixels(experiment: str, plate: int | str, well: str, site: int) -> NDArray[np.uint8]:

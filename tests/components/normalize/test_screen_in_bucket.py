@@ -16,7 +16,7 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_screen
 from components.normalize.step import Summary, main, run
-from tests.rxrx_screen import to_rxrx
+from tests.rxrx_screen import write_rxrx
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
 
 
@@ -45,7 +45,8 @@ def normalize(source: ScreenSource, store: ObjectStore, out: Path) -> tuple[Summ
 def test_the_same_screen_has_the_same_manifest_and_pixels_from_a_disk_and_from_a_bucket(
     small: TinyScreen, store: ObjectStore, tmp_path: Path, layout: str
 ):
-    root = to_rxrx(small) if layout == "rxrx" else small.root
+    experiments = ("HUVEC-01", "HUVEC-02", "HUVEC-03")
+    root = write_rxrx(tmp_path / "rxrx", experiments, experiments[:2]) if layout == "rxrx" else small.root
     address, in_folder = upload(root, store), ObjectStore(tmp_path / "folder")
     summary, in_bucket = normalize(open_screen(address), ObjectStore(store.uri("packed")), tmp_path / "a")
     _, on_disk = normalize(ScreenDirectory(root), in_folder, tmp_path / "b")

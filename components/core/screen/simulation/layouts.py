@@ -131,7 +131,7 @@ def _write_rxrx(screen: Path, table: pd.DataFrame, form: ImageForm) -> None:
         "dataset": table["labelled"].map({True: "train", False: "test"}),
         **{name: table[name] for name in ("experiment", "plate", "well", "site")},
         "well_type": table["role"],
-        "sirna": table["perturbation"],
+        "sirna": "s" + table["perturbation"],  # the manufacturer's number
         "sirna_id": table["perturbation"],
         **{name: table[name] for name in own_columns(table)},
     }

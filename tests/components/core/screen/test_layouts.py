@@ -17,7 +17,7 @@ from components.core.screen.images import plate_files
 from components.core.screen.layouts import read_new_plates, read_screen
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.screen.wells import Plane, Plate, Screen, natural_key
-from tests.rxrx_screen import CONTROL_IDS, IDS, to_rxrx
+from tests.rxrx_screen import CONTROL_IDS, IDS, write_rxrx
 from tests.tiny_screen import CONFIG, LABELLED, PLATES, UNLABELLED, TinyScreen
 
 RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
@@ -42,7 +42,7 @@ def read_new(root: Path, experiments: Sequence[str] = ()) -> tuple[Plate, ...]:
 @pytest.fixture
 def rxrx(tmp_path: Path) -> Path:
     """The same screen in the rxrx.ai layout, with the images of one experiment."""
-    return to_rxrx(TinyScreen(tmp_path / "rxrx", imaged=["HUVEC-01"]))
+    return write_rxrx(tmp_path / "rxrx", imaged=["HUVEC-01"])
 
 
 def test_plates_wells_and_classes_are_as_written(tiny: TinyScreen):
@@ -252,7 +252,7 @@ def test_rejects_a_bad_table(tiny: TinyScreen, case: str):
     assert "\n" not in str(caught.value)
 
 
-SITE = "HUVEC-01_1_B03_1,HUVEC-01_1_B03,HUVEC,train,HUVEC-01,1,B03,1,treatment,s799,7\n"
+SITE = "HUVEC-01_1_B03_1,HUVEC-01_1_B03,HUVEC,train,HUVEC-01,1,B03,1,treatment,s7,7\n"
 RXRX = {
     "missing column": ("sirna_id\n", "label\n", r"metadata\.csv line 1: column sirna_id is missing"),
     "no label": (SITE, SITE.replace(",7\n", ",\n"), r"line 2 \(HUVEC-01_1_B03\): field sirna_id is ''; it is empty"),
