@@ -127,6 +127,8 @@ def single_plate(lab: Lab) -> None:
         rows = table.read_text().splitlines(keepends=True)
         more = [row.replace("RPE-02", "RPE-03") for row in rows if row.startswith("RPE-02_1_")]
         table.write_text("".join(rows + more))
+    images = lab.folder / "screen" / "train"
+    shutil.copytree(images / "RPE-02" / "Plate1", images / "RPE-03" / "Plate1")
 
 
 BAD: list[tuple[Spoil | None, Any, str]] = [
@@ -181,17 +183,14 @@ def fingerprint(lab: Lab) -> Fingerprint:
     return fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, {"libraries": library_versions()}, lab.store)
 
 
-def test_if_nothing_changed_tables_are_not_read(lab: Lab) -> None:
+def test_if_nothing_changed_nothing_starts_and_a_changed_table_is_named(lab: Lab) -> None:
     write_outcome(lab.store, outcome(fingerprint(lab)))
     table = lab.folder / "screen" / "train.csv"
-    content, facts = table.read_bytes(), table.stat()
-    table.write_bytes(b"?" * len(content))
-    os.utime(table, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
     done = lab(*MARGIN)
     assert done.exit_code == 0
     assert done.stdout.startswith("nothing has changed since 2026-01-02 03:04 UTC")
     assert f"run {KEY}, whose model aaaaaaaaaaaa was not promoted (worse)" in done.stdout
-    table.write_bytes(content + b"\n")
+    table.write_bytes(table.read_bytes() + b"\n")
     assert "changed since the last retraining: tables: train.csv" in lab("--dry-run", *MARGIN).stdout
 
 

@@ -55,8 +55,8 @@ def test_a_plain_network_is_its_stages_with_pooling_in_between():
 
 def test_images_too_small_for_the_stages_are_an_error():
     config = BackboneConfig(name="p", kind="plain", stages=((4,), (4,), (4,), (4,)))
-    with pytest.raises(InputError, match=r"screen\.image_size 7: too small for the strides of backbone p"):
-        measure_size(config, 7)
+    with pytest.raises(InputError, match=r"7 x 7 pixels .* too small for the strides of backbone p"):
+        measure_size(config, 6, 7)
 
 
 @pytest.mark.parametrize(
