@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from components.core import progress
 from components.core.errors import InputError
 from components.core.evaluation.scores import SCORES, Score
 from components.core.label_tables import matched_labels, read_label_table
@@ -143,8 +142,11 @@ def read_labels(
     treatments: Collection[str],
     column: str,
     experiments: Collection[str] | None = None,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], str]:
     """Reads a table of labels of the wells of one score; rows of other experiments, if given, are ignored.
+
+    Returns:
+        Label by id_code, and what to tell the user of labels that are written in another way; empty if there are none.
 
     Raises:
         InputError: a column or value is missing, or an id_code or perturbation is not of the screen; names line and well.
@@ -156,8 +158,6 @@ def read_labels(
     faults = TableFaults(str(path), table)
     faults.require(("id_code", column))
     table[column], remark = matched_labels(table[column], treatments)
-    if remark:
-        progress.warn(f"{path}: {remark}")
     allowed = wells.loc[wells["score"] == score, "id_code"]
     faults.require_one_of(
         ["id_code"], allowed, f"it is not a treatment well of {KINDS[score]} experiment of this screen"
@@ -165,7 +165,7 @@ def read_labels(
     faults.require_unique("id_code")
     faults.require_one_of([column], treatments, "it is not a treatment of this screen: use the labels of its tables")
     faults.check()
-    return dict(zip(table["id_code"], table[column], strict=True))
+    return dict(zip(table["id_code"], table[column], strict=True)), remark
 
 
 def json_object(text: str, name: str) -> dict[str, Any]:

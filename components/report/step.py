@@ -80,7 +80,7 @@ def run(
     column = config.screen.label_column
     of_truth: Score = "holdout" if new_plates else "unlabelled"
     experiments = {plate.experiment for plate in held_out.plates} if new_plates else None
-    labels = read_labels(truth, wells, of_truth, treatments, column, experiments) if truth else {}
+    labels, remark = read_labels(truth, wells, of_truth, treatments, column, experiments) if truth else ({}, "")
     labelled = len(labels)
     if not new_plates:
         if holdout_labels is None:
@@ -90,11 +90,14 @@ def run(
             )
         training = wells[wells["score"] == "out_of_fold"].dropna(subset="label")
         labels |= dict(zip(training["id_code"], training["label"], strict=True))
-        labels |= read_labels(holdout_labels, wells, "holdout", treatments, column)
+        labels |= read_labels(holdout_labels, wells, "holdout", treatments, column)[0]
     outputs, predictions = read_outputs(uris, wells, treatments, config.screen.cell_types)
     predictions = predictions.assign(truth=predictions["id_code"].map(labels))
     lineage = {"code_version": VERSION, **lineage}
     notices = _notices(config, known, held_out, wells, outputs, predictions, lineage)
+    if remark:
+        progress.warn(f"the truth: {remark}")
+        notices.append(("report", f"the truth: {remark}"))
     if truth and labelled < (count := int((predictions["score"] == of_truth).sum())):
         effect = "only those are scored" if labelled else "there is no score"
         kind = "" if new_plates else "unlabelled "

@@ -279,3 +279,10 @@ def test_the_screens_own_columns_and_its_word_for_a_perturbation_are_in_every_ta
     page = (out / "report.html").read_text()
     assert "<h1>Compound predictions" in page
     assert "siRNA" not in page.split("<summary>Configuration")[0]
+
+
+def test_truth_in_another_spelling_is_matched_and_the_page_says_so(new: NewPlates) -> None:
+    new.truth({id_code: f"{label.removeprefix('sirna_')}.0" for id_code, label in new.labels.items()})
+    metrics = run(**new.arguments)
+    assert metrics["wells"]["holdout"]["overall"] == len(new.labels)
+    assert "labels are not written as in the screen&#39;s tables" in (new.arguments["out"] / "report.html").read_text()
