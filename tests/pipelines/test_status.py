@@ -11,6 +11,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,6 @@ from typer.testing import CliRunner, Result
 
 from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError, StepError
-from components.core.storage import task_status
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RECIPE, RunRecord, run_file
 from components.core.storage.runs import record_results
@@ -215,21 +215,12 @@ def test_all_tasks_of_a_run_with_results_are_finished(store: ObjectStore, tmp_pa
 
 
 def test_watch_follows_until_the_run_ends(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "REFRESH", 0.05)
-    monkeypatch.setattr(task_status, "INTERVAL", 0.05)
     record(store)
     reporter = StatusReporter(store.uri(""), KEY, {"step": "normalize"})
-
-    def work() -> None:
-        time.sleep(0.4)
-        reporter({"event": "finish"})
-        time.sleep(0.4)
-        finish(store, tmp_path)
-
-    thread = threading.Thread(target=work)
-    thread.start()
+    progress = iter((lambda: reporter({"event": "finish"}), lambda: finish(store, tmp_path)))
+    # Between two looks of the command, the run makes its next step.
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=lambda _: next(progress)()))
     done = invoke(store, "--watch")
-    thread.join()
     heads = [row.split(" ", 1)[1].partition(";")[0] for row in rows_of(done) if f" run {KEY}" in row]
     assert done.exit_code == 0
     assert heads[0] == f"run {KEY} running: 0 of 10 tasks finished, 1 running, 9 waiting"
