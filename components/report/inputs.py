@@ -14,7 +14,7 @@ import pandas as pd
 from components.core.errors import InputError
 from components.core.evaluation.scores import SCORES, Score
 from components.core.label_tables import matched_labels, read_label_table
-from components.core.screen.wells import experiment_of
+from components.core.screen.wells import is_of
 from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
 from components.core.tables import TableFaults, read_table_file, unescaped
@@ -153,8 +153,7 @@ def read_labels(
     """
     table, column = read_label_table(path, column)
     if experiments is not None:
-        of_experiments = table["id_code"].map(experiment_of).isin(list(experiments))
-        table = table[of_experiments | (table["id_code"] == "")]
+        table = table[[not id_code or is_of(id_code, experiments) for id_code in table["id_code"]]]
     faults = TableFaults(str(path), table)
     faults.require(("id_code", column))
     table[column], remark = matched_labels(table[column], treatments)

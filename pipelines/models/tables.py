@@ -64,7 +64,8 @@ def facts_table(model: ModelManifest, champion: Champion | None) -> Table:
     if champion and champion.now in own:
         standing = f"since {champion.now.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, generation {champion.now.generation}"
     vocabulary, config = model.vocabulary, model.run_config()
-    wells = f", {len(model.taught.wells):,} single wells" if model.taught.wells else ""
+    count = sum(map(len, model.taught.wells.values()))
+    wells = f", {count:,} single wells" if count else ""
     temperatures = (
         f"{name} {' '.join(f'{stage} {value:.2f}' for stage, value in stages.items())}"
         for name, stages in model.temperatures.items()

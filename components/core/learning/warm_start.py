@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from components.core.config import BackboneConfig, HeadConfig
 from components.core.errors import InputError
-from components.core.screen.wells import Plate, Screen, experiment_of
+from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.run_records import OPTION, Learned, SourceRun
 
@@ -108,9 +108,10 @@ def learned_by(screen: Manifest, fold: int) -> Learned:
         for well, of in zip(each.wells, each.folds, strict=True)
         if of >= 0 and of != fold
     ]
+    experiments = sorted({experiment for experiment, _ in wells})
     if screen.split == "well":
-        return Learned(wells=tuple(sorted(well for _, well in wells)))
-    return Learned(experiments=tuple(sorted({experiment for experiment, _ in wells})))
+        return Learned(wells={name: tuple(sorted(well for own, well in wells if own == name)) for name in experiments})
+    return Learned(experiments=tuple(experiments))
 
 
 def check_labels(
@@ -150,8 +151,8 @@ def check_labels(
 
 def _leaks(learned: Learned, validated: AbstractSet[str], scored: Sequence[Scored], fold: int) -> list[Scored]:
     """Wells that score a fold although the earlier weights have learned their labels, one entry per experiment."""
-    experiments, wells = frozenset(learned.experiments), frozenset(learned.wells)
-    known = experiments | validated | {experiment_of(well) for well in wells}
+    experiments, wells = frozenset(learned.experiments), frozenset().union(*learned.wells.values())
+    known = experiments | validated | learned.wells.keys()
     leaks: dict[str, Scored] = {}
     for each in scored:
         if each.how == "validation":

@@ -17,7 +17,6 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from components.core.config import RunConfig, parse
-from components.core.screen.wells import experiment_of
 from components.core.storage.finished import StoredFile
 from components.core.storage.manifest import PixelType, PlateDesign, Vocabulary
 from components.core.storage.run_records import Learned
@@ -99,7 +98,7 @@ class ModelManifest(StoredRecord):
 
         The labels of a missing fold taught no network, but they selected checkpoints and are in the plate design.
         """
-        return frozenset({*self.taught.experiments, *map(experiment_of, self.taught.wells), *self.experiment_folds})
+        return frozenset({*self.taught.experiments, *self.taught.wells, *self.experiment_folds})
 
     def key(self, path: str) -> str:
         """The key of one of its files in the store."""

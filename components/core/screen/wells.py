@@ -132,9 +132,9 @@ def is_label(text: str) -> bool:
     return len(text) <= LONGEST_LABEL and text.isprintable()
 
 
-def experiment_of(id_code: str) -> str:
-    """The experiment of EXPERIMENT_PLATE_WELL."""
-    return id_code.rsplit("_", 2)[0]
+def is_of(id_code: str, experiments: Iterable[str]) -> bool:
+    """Whether EXPERIMENT_PLATE_WELL may be a well of one of some experiments: names of plates may hold `_`, too."""
+    return id_code.startswith(tuple(f"{name}_" for name in experiments))
 
 
 def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:

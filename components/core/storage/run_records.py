@@ -62,13 +62,18 @@ class Learned(FrozenModel):
     """The treatment labels that weights have learned, including labels of the runs that they started from."""
 
     experiments: tuple[str, ...] = Field((), description="whole experiments")
-    wells: tuple[str, ...] = Field((), description="id_codes of single wells, if folds hold out wells")
+    wells: dict[str, tuple[str, ...]] = Field(
+        {}, description="id_codes of single wells by experiment, if folds hold out wells"
+    )
 
     def __or__(self, other: Learned) -> Learned:
         """What either has learned."""
         return Learned(
             experiments=tuple(sorted({*self.experiments, *other.experiments})),
-            wells=tuple(sorted({*self.wells, *other.wells})),
+            wells={
+                name: tuple(sorted({*self.wells.get(name, ()), *other.wells.get(name, ())}))
+                for name in sorted({*self.wells, *other.wells})
+            },
         )
 
 
@@ -77,6 +82,7 @@ class TaskRecord(StoredRecord):
 
     KIND, IF_DAMAGED = "task's record", _IF_DAMAGED
 
+    schema_version: int = Field(2, ge=1)
     step: str
     fold: int
     cell_type: str | None = None

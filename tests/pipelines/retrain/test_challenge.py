@@ -40,7 +40,7 @@ def test_only_experiments_that_neither_model_saw_and_both_know_are_compared(mode
     ]  # fmt: skip
     assert found.remarks[1] == f"HUVEC-03 is left out: the champion {model.short} was trained with it"  # its images
     assert found.remarks[2] == f"U2OS-01 is left out: the champion {model.short} does not know U2OS"
-    learned = Learned(experiments=("RPE-07",), wells=("HUVEC-04_1_B03",))
+    learned = Learned(experiments=("RPE-07",), wells={"HUVEC-04": ("HUVEC-04_1_B03",)})
     challenger = model.model_copy(update={"taught": learned})
     assert comparable(holdout, {"champion": model, "challenger": challenger}).experiments == ()
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from components.core.errors import InputError
 from components.core.label_tables import read_label_table
-from components.core.screen.wells import experiment_of
+from components.core.screen.wells import is_of
 from components.core.storage.manifest import Manifest
 from components.core.tables import TableFaults
 
@@ -52,7 +52,7 @@ def paired_wells(
     """
     assert experiments
     labels = _read(truth, column).rename(columns={"perturbation": "truth"})
-    labels = labels[labels["id_code"].map(experiment_of).isin(experiments)]
+    labels = labels[[is_of(id_code, experiments) for id_code in labels["id_code"]]]
     treatments = pd.DataFrame(
         [
             (well.id_code, plate.experiment, plate.plate, plate.cell_type)
@@ -106,14 +106,14 @@ def count_plates(wells: pd.DataFrame, stage: ComparedStage) -> pd.DataFrame:
 
 def _check_labels(path: Path, labels: pd.DataFrame, wells: pd.DataFrame, experiments: Collection[str]) -> None:
     """Each experiment has plates and labels, and each label a well."""
-    packed, labelled = set(wells["experiment"]), set(labels["id_code"].map(experiment_of))
+    packed = set(wells["experiment"])
     for experiment in sorted(experiments):
         if experiment not in packed:
             raise InputError(
                 f"held-out experiment {experiment}: the manifest has no treatment well of it; give the manifest of the plates "
                 "that were predicted"
             )
-        if experiment not in labelled:
+        if not any(is_of(id_code, [experiment]) for id_code in labels["id_code"]):
             raise InputError(
                 f"{path}: no label of held-out experiment {experiment}; add its labels or leave it out of the comparison"
             )

@@ -31,7 +31,7 @@ def manifest(folds: Mapping[str, int | Sequence[int]], unlabelled: Sequence[str]
         labelled, own = experiment in folds, folds.get(experiment, ())
         wells = {"B02": ("negative_control", "neg"), **dict.fromkeys(WELLS, ("treatment", "a" if labelled else None))}
         by_well = () if isinstance(own, int) or not own else (-1, *own)
-        plates.append(plate_record(experiment, 1, wells, labelled=labelled, well_folds=by_well))
+        plates.append(plate_record(experiment, "P_1", wells, labelled=labelled, well_folds=by_well))
     return manifest_of(plates, folds={e: f for e, f in folds.items() if isinstance(f, int)})
 
 

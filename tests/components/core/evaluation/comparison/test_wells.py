@@ -21,7 +21,7 @@ EXPERIMENTS = ("HUVEC-05", "RPE-04")
 
 KINDS = {**dict.fromkeys(("B02", "B03", "B04"), ("treatment", None)), "C02": ("positive_control", None)}
 MANIFEST = manifest(
-    [plate_record(name, number, KINDS) for name in ("HUVEC-05", "HUVEC-99", "RPE-04") for number in (1, 2)],
+    [plate_record(name, number, KINDS) for name in ("HUVEC-05", "HUVEC-99", "RPE-04") for number in ("1", "P_2")],
     PERTURBATIONS,
 )
 WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well.role == "treatment"]
@@ -88,7 +88,7 @@ def test_rows_may_come_in_any_order_and_wells_without_label_are_left_out(tables)
 def test_rejects_predictions_that_lack_a_well(tables):
     for name in ("champion", "challenger"):
         text = tables[name].read_text()
-        rows = [line for line in text.splitlines(True) if not line.startswith(("RPE-04_1_B03", "RPE-04_2_B02"))]
+        rows = [line for line in text.splitlines(True) if not line.startswith(("RPE-04_1_B03", "RPE-04_P_2_B02"))]
         tables[name].write_text("".join(rows))
         assert error(tables) == (
             f"{tables[name]}: no row for 2 of 12 held-out wells, first RPE-04_1_B03; give the {name}'s predictions of all of "
