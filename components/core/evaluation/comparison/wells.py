@@ -52,7 +52,10 @@ def paired_wells(
     """
     assert experiments
     labels = _read(truth, column).rename(columns={"perturbation": "truth"})
-    labels = labels[[is_of(id_code, experiments) for id_code in labels["id_code"]]]
+    packed = {well.id_code: plate.experiment for plate in plates.plates for well in plate.wells}
+    # A label of no packed well may be a mistake of the chosen experiments, or of an experiment that is not compared.
+    kept = [packed[each] in experiments if each in packed else is_of(each, experiments) for each in labels["id_code"]]
+    labels = labels[kept]
     treatments = pd.DataFrame(
         [
             (well.id_code, plate.experiment, plate.plate, plate.cell_type)

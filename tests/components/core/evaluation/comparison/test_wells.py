@@ -21,7 +21,7 @@ EXPERIMENTS = ("HUVEC-05", "RPE-04")
 
 KINDS = {**dict.fromkeys(("B02", "B03", "B04"), ("treatment", None)), "C02": ("positive_control", None)}
 MANIFEST = manifest(
-    [plate_record(name, number, KINDS) for name in ("HUVEC-05", "HUVEC-99", "RPE-04") for number in ("1", "P_2")],
+    [plate_record(name, number, KINDS) for name in ("HUVEC-05", "HUVEC-05_9", "RPE-04") for number in ("1", "P_2")],
     PERTURBATIONS,
 )
 WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well.role == "treatment"]
@@ -64,7 +64,7 @@ def error(tables: dict[str, Path], *args, **kwargs) -> str:
 
 def test_wells_are_paired_in_the_manifests_order(tables):
     wells = read(tables)
-    assert list(wells["id_code"]) == [i for i in WELLS if "HUVEC-99" not in i]
+    assert list(wells["id_code"]) == [i for i in WELLS if "HUVEC-05_9" not in i]
     assert wells.iloc[1].to_dict() == {
         "id_code": "HUVEC-05_1_B03", "experiment": "HUVEC-05", "plate": "1", "cell_type": "HUVEC", "truth": "sirna_2",
         "champion_assigned": "sirna_1", "champion_raw": "sirna_2", "challenger_assigned": "sirna_3",
