@@ -72,11 +72,10 @@ def inspect_screen(source: ScreenSource, form: ScreenConfig, known_cells: bool =
     screen = make_screen(reading, rows, frozenset(form.holdout_experiments))
     found, headers = _images(source, screen)
     findings += [*_labels(screen), *found]
-    layout = _layout_name(source, form)
     ordered = tuple(sorted(findings, key=lambda finding: not finding.wrong))
     word = next((each for part, each in _WORDS if part in rows.fields.get("perturbation", "").lower()), "perturbation")
-    start = _starting_config(source, screen, form, layout, headers, word)
-    return Inspection(layout, ordered, _summary(screen, headers), start)
+    start = _starting_config(source, screen, form, reading.layout, headers, word)
+    return Inspection(reading.layout, ordered, _summary(screen, headers), start)
 
 
 def _layout_name(source: ScreenSource, config: ScreenConfig) -> str:

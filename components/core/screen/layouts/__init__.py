@@ -103,6 +103,7 @@ def read_rows(
     """
     reading = Reading(source, config, labels, images, cell_types, _names(source), experiments)
     layout = _choose(reading)
+    reading.layout = layout.name
     return reading, check_rows(reading, layout.read(reading))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -37,7 +38,7 @@ def check_rows(reading: Reading, rows: Rows) -> Rows:
         checks.labels()
     if reading.images:
         sites = _with_images(reading, rows)
-    return Rows(sites, rows.channels, rows.columns, rows.looked_for, rows.fields, rows.per_well, rows.strict)
+    return replace(rows, sites=sites)
 
 
 def raise_all(reading: Reading) -> None:

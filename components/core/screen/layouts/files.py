@@ -17,7 +17,7 @@ import pandas as pd
 
 from components.core.errors import InputError
 from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
-from components.core.screen.layouts.reading import Layout, Reading, Rows, own_column
+from components.core.screen.layouts.reading import Layout, Reading, Rows
 from components.core.screen.layouts.stacks import COLUMNS, NO_Z, stack_sites
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import natural_key, well_at, well_name
@@ -62,12 +62,12 @@ class _Place(NamedTuple):
 
 def found(reading: Reading) -> bool:
     """Whether there are images anywhere."""
-    return any(_IMAGE.fullmatch(facts.name) for facts in reading.source.list_trees([""]))
+    return any(map(_IMAGE.fullmatch, reading.paths()))
 
 
 def read(reading: Reading) -> Rows:
     """Reads names and plate map."""
-    paths = sorted(facts.name for facts in reading.source.list_trees([""]))
+    paths = reading.paths()
     images = [path for path in paths if _IMAGE.fullmatch(path) and "_thumb" not in path.lower()]
     if not images:
         raise InputError(
@@ -81,10 +81,8 @@ def read(reading: Reading) -> Rows:
     sites, channels = stack_sites(reading, planes[COLUMNS], order)
     merged = join_wells(reading, sites, wells, planes[["experiment", "plate"]].drop_duplicates())
     merged = reading.chosen(finish_wells(reading, merged))
-    own = [column for column in merged.columns if column.startswith(own_column(""))]
-    names = tuple(column.removeprefix(own_column("")) for column in own)
     looked_for = f"looked for names that fit the pattern {reading.config.pattern or _name_of(pattern)}"
-    return Rows(merged, channels, names, looked_for, fields)
+    return Rows(merged, channels, looked_for, fields)
 
 
 def _name_of(pattern: re.Pattern[str]) -> str:

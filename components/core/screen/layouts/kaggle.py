@@ -24,7 +24,7 @@ from components.core.screen.layouts.reading import (
     check_texts,
     find_roles,
     name_wells,
-    own_column,
+    named_own,
     own_columns,
 )
 from components.core.screen.layouts.well_files import find_sites
@@ -68,8 +68,8 @@ def read(reading: Reading) -> Rows:
         wells["perturbation"] = table["sirna"].astype(object) if label else None
         check_texts(table, faults, label)
         parts.append(wells.join(own_columns(table, _KNOWN))[~faults.rows() & wells["role"].notna()])
-    own = list(dict.fromkeys(column for part in parts for column in part.columns if column.startswith(own_column(""))))
     wells = pd.concat(parts, ignore_index=True)
+    own = named_own(wells)
     wells[own] = wells[own].fillna("")
     _check_halves(reading, wells)
     wells["labelled"] = wells.pop("split") == "train"
@@ -80,8 +80,7 @@ def read(reading: Reading) -> Rows:
     sites, channels = find_sites(reading, wells, folders)
     fields = {**FIELDS, "site": "well"}
     looked_for = "looked for WELL_sSITE_wCHANNEL.png, .tif or .jpg in {train,test}/EXPERIMENT/PlateP"
-    names = tuple(column.removeprefix(own_column("")) for column in own)
-    return Rows(sites, channels, names, looked_for, fields, per_well=True, strict=True)
+    return Rows(sites, channels, looked_for, fields, per_well=True, strict=True)
 
 
 def typed(reading: Reading, table: pd.DataFrame, faults: TableFaults, id_column: str) -> pd.DataFrame:

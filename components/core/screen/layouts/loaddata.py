@@ -22,7 +22,7 @@ from components.core.screen.layouts.plate_map import (
     join_wells,
     read_plate_map,
 )
-from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, is_absent, own_column
+from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, is_absent, named_own, own_column
 from components.core.screen.layouts.samplesheet import with_images
 from components.core.screen.layouts.stacks import NO_Z, report_missing, stack_sites
 
@@ -98,10 +98,9 @@ def read(reading: Reading) -> Rows:
         if "cell_type" in merged.columns and merged["cell_type"].isna().any():
             merged = merged.drop(columns=["cell_type"])
         merged, per_well = reading.chosen(finish_wells(reading, merged)), True
-    own = [column for column in merged.columns if column.startswith(own_column(""))]
+    own = named_own(merged)
     merged[own] = merged[own].fillna("")
-    own_names = tuple(column.removeprefix(own_column("")) for column in own)
-    return Rows(merged, channels, own_names, "looked for the files of the LoadData table", fields, per_well=per_well)
+    return Rows(merged, channels, "looked for the files of the LoadData table", fields, per_well=per_well)
 
 
 def _read_table(reading: Reading, path: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:

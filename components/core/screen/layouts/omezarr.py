@@ -15,7 +15,7 @@ import pandas as pd
 
 from components.core.errors import InputError
 from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
-from components.core.screen.layouts.reading import Layout, Reading, Rows, own_column
+from components.core.screen.layouts.reading import Layout, Reading, Rows
 from components.core.screen.layouts.stacks import COLUMNS, NO_Z, stack_sites
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import well_name
@@ -62,9 +62,7 @@ def read(reading: Reading) -> Rows:
     sites, channels = stack_sites(reading, planes, names)
     merged = join_wells(reading, sites, wells, planes[["experiment", "plate"]].drop_duplicates())
     merged = reading.chosen(finish_wells(reading, merged))
-    own = [column for column in merged.columns if column.startswith(own_column(""))]
-    own_names = tuple(column.removeprefix(own_column("")) for column in own)
-    return Rows(merged, channels, own_names, "looked for wells of the OME-Zarr plates", fields)
+    return Rows(merged, channels, "looked for wells of the OME-Zarr plates", fields)
 
 
 def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Iterator[tuple[Any, ...]]:

@@ -21,9 +21,11 @@ from components.core.screen.layouts.reading import (
     cell_types_of,
     check_cell_types,
     check_texts,
+    fill_channels,
     find_roles,
     is_absent,
     name_wells,
+    named_own,
     own_column,
     role_of,
     roles_by_label,
@@ -287,7 +289,7 @@ def _read_jump(reading: Reading, path: str, barcodes: pd.DataFrame) -> tuple[pd.
         faults.check()
         raise InputError(f"{faults.name}: it lists no plate")
     wells = pd.concat(parts, ignore_index=True)
-    own = [column for column in wells.columns if column.startswith(own_column(""))]
+    own = named_own(wells)
     wells[own] = wells[own].fillna("")
     return wells, columns
 
@@ -335,8 +337,7 @@ def join_wells(reading: Reading, sites: pd.DataFrame, wells: pd.DataFrame, plate
         )
     merged = merged[~lacking & merged["role"].notna()].drop(columns=["_merge"]).reset_index(drop=True)
     merged["site"] = merged["site"].fillna(0).astype(int)
-    for column in [each for each in merged.columns if each.startswith("channel ")]:
-        merged[column] = [each if isinstance(each, tuple) else () for each in merged[column]]
+    fill_channels(merged)
     for column in ("file", "line"):
         merged[column] = merged[column].astype(int)
     return merged

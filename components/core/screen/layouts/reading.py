@@ -53,6 +53,7 @@ class Reading:
         faults: of the tables read so far; `file` in Rows counts them.
         findings: what concerns no single row.
         tables: paths of the tables read so far.
+        layout: name of the layout in which it is read.
     """
 
     source: ScreenSource
@@ -65,6 +66,14 @@ class Reading:
     faults: list[TableFaults] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    layout: str = ""
+    _paths: list[str] | None = None
+
+    def paths(self) -> list[str]:
+        """Paths of all files, sorted; they are listed once."""
+        if self._paths is None:
+            self._paths = sorted(facts.name for facts in self.source.list_trees([""]))
+        return self._paths
 
     def content(self, path: str) -> bytes:
         """The bytes of a file. InputError if it cannot be read."""
@@ -133,7 +142,6 @@ class Rows:
             `cell_type`; `labelled`, whether the labels of the experiment's treatments are known; `channel 0`, `channel 1`, ...,
             tuples of Plane, empty where a channel is missing; and the screen's own columns, named by `own_column`.
         channels: names of the channels.
-        columns: names of the screen's own columns.
         looked_for: form of a file's path, for messages about missing ones.
         fields: names in the tables of our fields, for messages.
         per_well: whether a line of the tables is a well; else it is a site.
@@ -142,11 +150,15 @@ class Rows:
 
     sites: pd.DataFrame
     channels: tuple[str, ...]
-    columns: tuple[str, ...] = ()
     looked_for: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     per_well: bool = True
     strict: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the screen's own columns."""
+        return tuple(column.removeprefix(own_column("")) for column in named_own(self.sites))
 
 
 def own_column(name: str) -> str:
@@ -154,10 +166,23 @@ def own_column(name: str) -> str:
     return f"own {name}"
 
 
+def named_own(table: pd.DataFrame) -> list[str]:
+    """The columns of a table of wells or sites that are the screen's own."""
+    return [column for column in table.columns if column.startswith(own_column(""))]
+
+
 def own_columns(table: pd.DataFrame, known: Collection[str]) -> pd.DataFrame:
     """The columns of a table that are the screen's own, as they are named in `Rows.sites`."""
     own = [column for column in table.columns if column not in known]
     return table[own].rename(columns=own_column)
+
+
+def fill_channels(table: pd.DataFrame) -> list[str]:
+    """Gives rows without planes of a channel an empty tuple, in place; returns the channels' columns."""
+    columns = [column for column in table.columns if column.startswith("channel ")]
+    for column in columns:
+        table[column] = [planes if isinstance(planes, tuple) else () for planes in table[column]]
+    return columns
 
 
 def channel_columns(channels: Sequence[object]) -> list[str]:

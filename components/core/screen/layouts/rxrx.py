@@ -21,7 +21,6 @@ from components.core.screen.layouts.reading import (
     check_texts,
     find_roles,
     is_absent,
-    own_column,
     own_columns,
 )
 from components.core.screen.layouts.well_files import find_sites
@@ -89,8 +88,7 @@ def read(reading: Reading) -> Rows:
     folders = "images/" + wells["experiment"] + "/Plate" + wells["plate"]
     sites, channels = find_sites(reading, wells, folders)
     looked_for = "looked for WELL_sSITE_wCHANNEL.png, .tif or .jpg in images/EXPERIMENT/PlateP"
-    names = tuple(column.removeprefix(own_column("")) for column in own.columns)
-    return Rows(sites, channels, names, looked_for, {**FIELDS, "id_code": "well_id"}, per_well=True, strict=True)
+    return Rows(sites, channels, looked_for, {**FIELDS, "id_code": "well_id"}, per_well=True, strict=True)
 
 
 RXRX = Layout("rxrx", "metadata.csv, with images in images", found, read)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from components.core.errors import InputError
 from components.core.screen.layouts.plate_map import describe_wells, finish_wells
-from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, own_column
+from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, fill_channels
 from components.core.screen.layouts.stacks import NO_Z, report_missing, stack_sites
 
 
@@ -106,17 +106,13 @@ def read(reading: Reading) -> Rows:
     twice = "z" not in numbers and "time" not in numbers
     first = wells if twice else wells.drop_duplicates([*KEY, "site"])
     merged = with_images(first, sites)
-    own = [column for column in wells.columns if column.startswith(own_column(""))]
-    names = tuple(column.removeprefix(own_column("")) for column in own)
-    return Rows(merged, channels, names, "looked for the paths of the table", columns, per_well=False)
+    return Rows(merged, channels, "looked for the paths of the table", columns, per_well=False)
 
 
 def with_images(wells: pd.DataFrame, sites: pd.DataFrame) -> pd.DataFrame:
     """The rows of sites with the channels' columns; those without any image have site 0, one for a well."""
     merged = wells.merge(sites, on=[*KEY, "site"], how="left")
-    channels = [column for column in merged.columns if column.startswith("channel ")]
-    for column in channels:
-        merged[column] = [each if isinstance(each, tuple) else () for each in merged[column]]
+    channels = fill_channels(merged)
     bare = ~merged[channels].map(bool).any(axis=1)
     names = merged["experiment"] + "_" + merged["plate"] + "_" + merged["well"]
     empty = ~names.isin(names[~bare])
