@@ -27,8 +27,10 @@ def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbone
         backbones: number of configured networks in the ensemble.
 
     Raises:
-        InputError: fewer backbones are configured.
+        InputError: fewer backbones are configured, or a single fold, which holds nothing out.
     """
+    if config.folds.count == 1:
+        raise InputError("folds.count is 1, but a protocol needs a fold to hold out; set it to 2 or more")
     if not 1 <= backbones <= len(config.backbones):
         raise InputError(
             f"--backbones {backbones}: the configuration has {len(config.backbones)}; use 1 to {len(config.backbones)}"

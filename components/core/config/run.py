@@ -203,7 +203,10 @@ class ScreenConfig(FrozenModel):
 class FoldsConfig(FrozenModel):
     """Cross-validation folds, grouped by experiment or plate and stratified by cell type."""
 
-    count: Annotated[int, Field(ge=2)] = Field(5, description="number of folds")
+    count: Annotated[int, Field(ge=1)] = Field(
+        5,
+        description="number of folds; 1 holds nothing out: one fold learns all labels, without validation and out-of-fold scores",
+    )
     known: dict[str, int] = Field(
         default_factory=dict,
         description="folds of experiments from an earlier run; these experiments keep them (append-only)",
@@ -231,6 +234,8 @@ class FoldsConfig(FrozenModel):
                 )
             if list(self.train) != sorted(self.train):
                 raise ValueError(f"train must increase, got {list(self.train)}")
+        if self.count == 1 and self.known:
+            raise ValueError("known tells which fold holds an experiment out, but with count 1 none does; leave it out")
         if self.split != "experiment" and self.known:
             raise ValueError(f"known assigns whole experiments to folds; leave it out with split {self.split}")
         return self

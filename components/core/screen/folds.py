@@ -21,6 +21,9 @@ from components.core.storage.manifest import PlateRecord
 Split = Literal["experiment", "plate", "well"]
 """What a fold holds out."""
 
+HELD_OUT_BY_NONE = 1
+"""Fold of all experiments if there is a single fold, 0, which learns their labels as those of any other fold."""
+
 MOST_UNSEEN = 0.05
 """Share of the labelled wells whose label only one fold's plates hold, up to which folds of a single experiment hold out plates."""
 
@@ -47,6 +50,8 @@ def chosen_split(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> 
 
     Then a fold holds out plates, unless there are fewer of them than folds, or many labels are on the plates of one fold alone.
     """
+    if config.count == 1:
+        return "experiment"
     if config.split != "experiment" or config.known or len({plate.experiment for plate in plates}) != 1:
         return config.split
     wells = dealt_wells(plates)
@@ -89,10 +94,11 @@ def assign_folds(
 ) -> dict[str, int]:
     """Gives each experiment the fold that validates on it.
 
-    Known experiments keep their fold. The others each go to the fold with the fewest experiments of their cell type, then
-    the fewest of all, then the lowest number. With seed 0 they are dealt in natural order of their names, so that a new
-    experiment that sorts last changes no earlier fold; with other seeds in an order that depends on seed and name alone. If the
-    earlier folds are `known`, no new experiment changes one, whatever the seed.
+    A single fold validates on none and learns the labels of all. Known experiments keep their fold. The others each go to the
+    fold with the fewest experiments of their cell type, then the fewest of all, then the lowest number. With seed 0 they are
+    dealt in natural order of their names, so that a new experiment that sorts last changes no earlier fold; with other seeds in
+    an order that depends on seed and name alone. If the earlier folds are `known`, no new experiment changes one, whatever the
+    seed.
 
     Args:
         experiments_by_cell_type: the labelled experiments of each cell type, held-out ones left out.
@@ -107,6 +113,8 @@ def assign_folds(
         InputError: more folds than experiments, a known fold that does not exist, or a fold left without experiments.
     """
     cell_type_of = {name: cell_type for cell_type, names in experiments_by_cell_type.items() for name in names}
+    if count == 1:
+        return dict.fromkeys(sorted(cell_type_of, key=natural_key), HELD_OUT_BY_NONE)
     if count > (found := len(cell_type_of)):
         experiments = "experiment that is" if found == 1 else "experiments that are"
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.core.config import FoldsConfig, RunConfig
+from components.core.errors import InputError
 from components.core.screen.manifests import dealt_again
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run
@@ -86,3 +87,8 @@ def test_nothing_in_a_protocols_training_uses_the_scored_wells():
         assert own.pretrain.epochs == config.pretrain.epochs
         assert (own.standardise, own.head) == (config.standardise, config.head)
     assert protocol_config(config, "batch", 1, backbones=2).backbones == config.backbones
+
+
+def test_a_protocol_needs_a_fold_to_hold_out():
+    with pytest.raises(InputError, match=r"folds\.count is 1"):
+        protocol_config(RunConfig.load("demo", ["folds.count=1"]), "batch", 1)

@@ -183,6 +183,18 @@ def test_folds_of_a_single_experiment_hold_out_plates_or_wells_which_is_said(hel
     assert all(len(folds) == 1 for folds in whole) is (split == "plate")
 
 
+@pytest.mark.parametrize("split", ["experiment", "plate", "well"])
+def test_a_single_fold_learns_every_label(split):
+    config, plates = FoldsConfig(count=1, split=split), plates_of("abcd", "efgh")
+    assert chosen_split(plates, config) == "experiment", "nothing that the plate design could reveal is held out"
+    assert split_remarks(plates, config) == []
+    experiments, wells = screen_folds(plates, config)
+    assert wells == {}
+    assert experiments.keys() == {"A549-b1"}
+    assert not set(experiments.values()) & set(config.trained), "no trained fold validates on it"
+    assert min(experiments.values()) >= 0, "its labels are learned"
+
+
 def test_labels_that_a_fold_of_plates_never_learns_are_named():
     (remark,) = split_remarks(plates_of("abcd", "abce", "abcf"), FoldsConfig(count=3, split="plate"))
     assert "3 labels are in one fold's plates, which its networks never learn: d, e, f;" in remark
