@@ -65,7 +65,7 @@ def chosen_split(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> 
 def split_remarks(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> list[str]:
     """What a user should know of the folds: that they are not as configured, and labels that a fold holds out all wells of."""
     split, remarks = chosen_split(plates, config), []
-    if split != config.split:
+    if split != config.split and config.count > 1:
         remarks.append(
             f"the screen has one labelled experiment that is not held out, {plates[0].experiment}: folds hold out {split}s "
             f"(folds.split {split}), so that scores do not tell of new experiments"
