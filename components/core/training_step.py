@@ -218,7 +218,7 @@ def _first_error(folder: Path, step: str, code: int) -> InputError | StepError:
         return StepError(f"{step}: a process was killed (code {code}), perhaps for lack of memory; run again to resume")
     _, _, first = min(found, key=lambda each: each[:2])
     error = (InputError if first["kind"] == "input" else StepError)(first["message"])
-    if first["rank"]:
+    if all(each["rank"] or each["message"] != first["message"] for _, _, each in found):
         return error
     raise error
 

@@ -53,11 +53,12 @@ def run(
     torch.manual_seed(seed)
     classes = len(screen.vocabulary.classes)
     config = settings.backbone(backbone)
-    network = Classifier(config, settings.head, classes, *network_input(settings.screen, screen))
+    channels, side = network_input(settings.screen, screen)
+    network = Classifier(config, settings.head, classes, channels, side)
     started: dict[str, Any] = {}
     if initial is not None:
         source = config.weights or str(initial)
-        found = load_initial_weights(network.backbone, config, initial, len(screen.channels), source)
+        found = load_initial_weights(network.backbone, config, initial, channels, side, source)
         # Half of a network's weights are rarely what was meant, but may be.
         (progress.note if found.expected else progress.warn)(found.sentence(backbone, source))
         started["initial_weights"] = {**asdict(found), "sha256": digest_file(initial)}

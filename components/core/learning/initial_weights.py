@@ -16,12 +16,16 @@ weights use (Chollet's network ported by R. Cadene):
     blockN.rep.i, .skip, .skipbn     body.i, shortcut.0, shortcut.1 of that block
     X.conv1, X.pointwise             X.0, X.1 of a separable convolution
     fc, last_linear                  none, the classifier
+
+The modules that training programs put around a network, WRAPPERS and torch.compile's `_orig_mod.`, may lead names, nested too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,16 +35,20 @@ from torch import Tensor, nn
 from components.core.config import BackboneConfig
 from components.core.errors import InputError, shortened
 from components.core.learning.network import Classifier
-from components.core.learning.weight_files import check_shapes, read_tensors
+from components.core.learning.weight_files import check_tensors, read_tensors
 from components.core.storage.run_records import OPTION
+
+WRAPPERS = ("module.", "model.", "encoder.", "backbone.")
+"""What names of tensors may begin with: DataParallel's, training programs' and pretrain's own."""
 
 
 @dataclass(frozen=True)
 class InitialWeights:
     """Which tensors of a backbone were initialised from a file."""
 
-    taken: tuple[str, ...]  # tensors that now have the file's values, including `adapted`
+    taken: tuple[str, ...]  # tensors that now have the file's values, including `adapted` and `resampled`
     adapted: tuple[str, ...]  # convolutions whose weights were adapted to the number of input channels
+    resampled: tuple[str, ...]  # tensors, position embeddings and the like, that were resampled to the image size
     new: tuple[str, ...]  # tensors that stay random
     unused: tuple[str, ...]  # tensors of the file that the backbone does not have, except classifiers
     expected: bool  # whether only the first layer and classifiers did not match, as for images with other channels
@@ -48,21 +56,34 @@ class InitialWeights:
     def sentence(self, backbone: str, source: str) -> str:
         """The result in one line, for the user."""
         total = len(self.taken) + len(self.new)
-        groups = {"adapted to its channels": self.adapted, "new": self.new, "not used": self.unused}
+        groups = {
+            "adapted to its channels": self.adapted,
+            "resampled to its image size": self.resampled,
+            "new": self.new,
+            "not used": self.unused,
+        }
         more = [f"; {what}: {shortened(names)}" for what, names in groups.items() if names]
         return f"{backbone}: {len(self.taken)} of {total} tensors start from {source}{''.join(more)}"
 
 
 def load_initial_weights(
-    backbone: nn.Module, config: BackboneConfig, path: Path, channels: int, source: str | None = None
+    backbone: nn.Module,
+    config: BackboneConfig,
+    path: Path,
+    channels: int,
+    image_size: int | None = None,
+    source: str | None = None,
 ) -> InitialWeights:
     """Overwrites a backbone's random weights with those of a file whose names and shapes match.
+
+    A timm model's weights for another image size are resampled.
 
     Args:
         backbone: the network without its classifier.
         config: its configuration.
         path: the file.
         channels: channels of the images.
+        image_size: side of the images, pixels, for messages; None leaves it out.
         source: the file's name in messages; None for its path.
 
     Raises:
@@ -71,10 +92,15 @@ def load_initial_weights(
     """
     source = source or str(path)
     own = backbone.state_dict()
-    tensors = _own_names(read_tensors(path), config, own)
+    tensors = _own_names(read_tensors(path), config, own, source)
     # Layers that read the image.
     first = {"xception": ["stem.0"], "plain": ["layers.0"]}.get(config.kind) or _described(backbone, "first_conv")
     classifiers = ["head", "fc", "classifier", "last_linear", *_described(backbone, "classifier")]
+    resampled: list[str] = []
+    others = [name for name in own if name in tensors and name.removesuffix(".weight") not in first]
+    if config.kind == "timm" and any(tensors[name].shape != own[name].shape for name in others):
+        given, tensors = tensors, _resampled(tensors, backbone)
+        resampled = [n for n in others if n in tensors and tensors[n].shape != given[n].shape]
     values: dict[str, Tensor] = {}
     adapted = []
     for name in sorted(own.keys() & tensors.keys()):
@@ -86,8 +112,9 @@ def load_initial_weights(
             value = widen_kernel(value, shape[-1])
         if tuple(value.shape) != shape:
             raise InputError(
-                f"{source}: tensor {name} has shape {tuple(tensors[name].shape)}, but backbone {config.name} needs {shape}; "
-                "give weights of the same architecture"
+                f"{source}: tensor {name} has shape {tuple(tensors[name].shape)}, but backbone {config.name} needs {shape}"
+                f"{f' for images of {image_size} x {image_size} pixels' if image_size else ''}; give weights of the same "
+                "architecture"
             )
         if not torch.isfinite(value).all():
             raise InputError(f"{source}: tensor {name} has a value that is not finite; use another file")
@@ -102,7 +129,7 @@ def load_initial_weights(
     new = tuple(n for n in own if n not in values and not n.endswith("num_batches_tracked"))
     unused = tuple(n for n in sorted(tensors.keys() - own.keys()) if not _begins_with(n, classifiers))
     expected = not unused and all(_begins_with(n, first) for n in new)
-    return InitialWeights(tuple(values), tuple(adapted), new, unused, expected)
+    return InitialWeights(tuple(values), tuple(adapted), tuple(resampled), new, unused, expected)
 
 
 def adapt_input_channels(weight_OIHW: Tensor, channels: int) -> Tensor:
@@ -129,16 +156,48 @@ def widen_kernel(weight_OIHW: Tensor, size: int) -> Tensor:
     return torch.nn.functional.pad(weight_OIHW, (margin,) * 4)
 
 
-def _own_names(tensors: Mapping[str, Tensor], config: BackboneConfig, own: Iterable[str]) -> dict[str, Tensor]:
-    """The file's tensors under the backbone's names, as far as they can be recognised."""
-    if all(name.startswith("module.") for name in tensors):  # DataParallel
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    mine = {n.removeprefix("backbone."): value for n, value in tensors.items() if n.startswith("backbone.")}
-    if mine and not set(own) & tensors.keys():
-        return mine  # pretrain's output; its classifier is for that screen's perturbations
-    if config.kind == "xception" and any(re.match(r"block\d+\.rep\.", name) for name in tensors):
-        return {_from_legacy(name, config): value for name, value in tensors.items()}
-    return dict(tensors)
+def _own_names(
+    tensors: Mapping[str, Tensor], config: BackboneConfig, own: Collection[str], source: str
+) -> dict[str, Tensor]:
+    """The file's tensors under the backbone's names, as far as they can be recognised.
+
+    Raises:
+        InputError: two tensors have one name but for their wrappers.
+    """
+    is_legacy = config.kind == "xception" and any(re.search(r"(^|\.)block\d+\.rep\.", name) for name in tensors)
+    found: dict[str, str] = {}
+    for name in sorted(tensors, key=lambda name: (name.count("."), name)):  # those without wrappers come first
+        known = _unwrapped(name, own, config if is_legacy else None)
+        other = found.setdefault(known, name)
+        if other != name and other != known and known in own:
+            raise InputError(f"{source}: both {other} and {name} may be tensor {known}; save one network alone")
+    return {known: tensors[name] for known, name in found.items()}
+
+
+def _unwrapped(name: str, own: Collection[str], legacy: BackboneConfig | None) -> str:
+    """A tensor's name without the modules around its network: the backbone's own name, if it has one."""
+    name = name.replace("_orig_mod.", "")  # torch.compile puts it before the part that it compiles
+    while True:
+        known = _from_legacy(name, legacy) if legacy else name
+        if known in own or not name.startswith(WRAPPERS):
+            return known
+        name = name.partition(".")[2]
+
+
+def _resampled(tensors: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a timm model for another image size, as timm resamples position embeddings and the like.
+
+    Unchanged if timm has no rule for the model.
+    """
+    resample = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if resample is None:
+        return tensors
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its interpolation
+        try:
+            return dict(resample(dict(tensors), backbone))
+        except Exception:  # its rules expect files of many forms; what does not fit is reported with its shape
+            return tensors
 
 
 def _from_legacy(name: str, config: BackboneConfig) -> str:
@@ -208,7 +267,7 @@ def copy_pretrained(
     rows_then = [row_then[now[k]] for k in rows_now]
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     expected = {name: (len(then), *shape[1:]) if name.startswith("head.") else shape for name, shape in shapes.items()}
-    check_shapes(f"{OPTION}: {source}", tensors, expected)
+    check_tensors(f"{OPTION}: {source}", tensors, expected)
     values = dict(tensors)
     for name in tensors:
         if name.startswith("head."):

@@ -112,6 +112,11 @@ class PairEpoch:
         self._batches = mixed_batches(images.table, wells.training, wells.hidden, config, rng, domain_W)
         self._meter = EpochMeter(images, len(self._batches))
 
+    @property
+    def losses(self) -> Tensor:
+        """This process's share of each step's loss; 0 for steps to come."""
+        return self._meter.losses
+
     def run(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Runs the epoch, or the rest of it; returns what EpochMeter measures. `after_step` may call `state`."""
         pair, images, config, meter = self._pair, self._images, self._config, self._meter

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.core import progress
 from components.core.learning.checkpoints import Checkpoints
+from components.core.learning.divergence import DivergenceCheck
 from components.core.learning.fold_data import FoldData
 from components.core.learning.mean_teacher import Pair, PairEpoch
 from components.core.learning.network import prepare
@@ -72,6 +73,12 @@ class MeanTeacherTraining:
             }
         )
         self._replicas = [Replica(pair.student, self._slots) for pair in pairs]
+        self._check = DivergenceCheck(
+            {f"{role} {pair.name}": getattr(pair, role) for pair in pairs for role in ("student", "teacher")},
+            images.team,
+            "mean_teacher.learning_rate",
+            self._networks[0].autocasts,
+        )
         self._selects = keep_best and config.selection != "last" and len(data.validation.wells) > 0
         self._best_students = {pair.name: BestWeights(pair.student) for pair in pairs}
         self._best_teachers = BestWeights(*(pair.teacher for pair in pairs))
@@ -106,6 +113,7 @@ class MeanTeacherTraining:
             if self._current is None:
                 self._current = self._pair_epoch(k)
             measured = self._current.run(lambda: checkpoints.save_if_due(self.state))
+            self._check_current()
             self._current = None
             self._records.append(
                 {"backbone": pair.name, "epoch": epoch + 1, "epochs": self._schedule.total, **measured}
@@ -128,6 +136,11 @@ class MeanTeacherTraining:
             progress.epoch(**record, seconds_left=left)
         self.history += self._records
         self._epoch, self._records = epoch + 1, []
+
+    def _check_current(self) -> None:
+        """Raises InputError if a loss of the current epoch or a weight is not finite."""
+        where = f"epoch {self._epoch + 1} of {self._schedule.total}"
+        self._check(where, None if self._current is None else self._current.losses)
 
     def _pair_epoch(self, k: int) -> PairEpoch:
         """The k-th backbone's epoch, at its first step."""
@@ -162,7 +175,12 @@ class MeanTeacherTraining:
         return students, validation.score((teachers_WK / len(self._pairs)).astype(np.float32))
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on; every process must call it."""
+        """Everything that the rest of the training depends on; every process must call it.
+
+        Raises:
+            InputError: a loss or a weight is not finite.
+        """
+        self._check_current()
         return {
             "epoch": self._epoch,
             "statistics": statistics_of_all(self._networks, self._images.team),

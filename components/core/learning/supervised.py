@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning.augmentation import normal_view
 from components.core.learning.checkpoints import Checkpoints, RandomState
+from components.core.learning.divergence import DivergenceCheck
 from components.core.learning.fold_data import FoldData
 from components.core.learning.network import Classifier, prepare
 from components.core.learning.schedules import (
@@ -60,6 +61,8 @@ class SupervisedTraining:
         self._replica = Replica(network, self._slots)
         self._random = RandomState(seed, self._slots)
         self._best = BestWeights(network)
+        networks = {"the network": network}
+        self._check = DivergenceCheck(networks, data.images.team, "pretrain.learning_rates", network.autocasts)
         self.history: list[dict[str, Any]] = []
         self._epoch = 0
         self._step = 0
@@ -124,6 +127,7 @@ class SupervisedTraining:
             meter.done += 1
             checkpoints.save_if_due(self.state)
         measured = meter.measured()
+        self._check(self._where, meter.losses)
         accuracy = self._validate()
         self._epoch, self._saved_meter = self._epoch + 1, None
         self._random.begin_epoch()
@@ -136,6 +140,10 @@ class SupervisedTraining:
         }
         self.history.append(record)
         return record
+
+    @property
+    def _where(self) -> str:
+        return f"epoch {self._epoch + 1} of {self._config.epochs}"
 
     def _rate(self, done: float) -> float:
         """Learning rate of the current step, after a share of the epoch's steps."""
@@ -158,8 +166,13 @@ class SupervisedTraining:
         return accuracy
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on; every process must call it."""
+        """Everything that the rest of the training depends on; every process must call it.
+
+        Raises:
+            InputError: a loss or a weight is not finite.
+        """
         assert self._meter is not None
+        self._check(self._where, self._meter.losses)
         return {
             "network": self._network.state_dict(),
             "statistics": statistics_of_all([self._network], self._images.team),

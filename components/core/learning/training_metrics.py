@@ -49,12 +49,13 @@ class EpochMeter:
 
     Attributes:
         done: optimiser steps done.
+        losses: this process's share of each step's loss, on the device; 0 for steps to come.
     """
 
     def __init__(self, images: Images, steps: int) -> None:
         self.done = 0
         self._images = images
-        self._losses = torch.zeros(steps, device=images.device)
+        self.losses = torch.zeros(steps, device=images.device)
         self._seconds, self._waited, self._sites = 0.0, 0.0, 0
         self._begun: tuple[float, float] | None = None
 
@@ -66,7 +67,7 @@ class EpochMeter:
 
     def add(self, loss: Tensor, sites: int) -> None:
         """Adds a part of the current step: its weighted loss, and the sites that this process trained on."""
-        self._losses[self.done] += loss.detach()
+        self.losses[self.done] += loss.detach()
         self._sites += sites
 
     def _elapsed(self) -> tuple[float, float]:
@@ -84,7 +85,7 @@ class EpochMeter:
             process since its start.
         """
         own = (
-            self._losses.mean(0, keepdim=True).cpu().numpy()
+            self.losses.mean(0, keepdim=True).cpu().numpy()
         )  # waits, so that the seconds include all of the device's work
         seconds, waited = self._elapsed()
         team = self._images.team
@@ -103,11 +104,11 @@ class EpochMeter:
 
     def state(self) -> dict[str, Any]:
         """The epoch so far; every process must call it."""
-        losses = self._images.team.gathered(self._losses.cpu())
+        losses = self._images.team.gathered(self.losses.cpu())
         return {"done": self.done, "losses": losses, "measured": [*self._elapsed(), self._sites]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restores what `state` returned."""
         self.done = state["done"]
-        self._losses = state["losses"][self._images.team.rank].to(self._images.device)
+        self.losses = state["losses"][self._images.team.rank].to(self._images.device)
         self._seconds, self._waited, self._sites = state["measured"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from components.core.config import BackboneConfig
 from components.core.errors import InputError
 from components.core.files import write_atomically
+from components.core.learning.divergence import are_finite
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import LearningSettings
@@ -35,10 +36,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Reads weights into a network of the same architecture.
 
     Raises:
-        InputError: the file cannot be read, or has another architecture.
+        InputError: the file cannot be read, has another architecture, or a value that is not finite.
     """
     tensors = read_tensors(path)
-    check_shapes(str(path), tensors, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
+    check_tensors(str(path), tensors, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
     module.load_state_dict(tensors)
 
 
@@ -80,14 +81,16 @@ def _is_state_dict(content: Any) -> bool:
     )
 
 
-def check_shapes(source: str, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises InputError with the source and the first tensor that is missing, unknown or of another shape."""
+def check_tensors(source: str, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises InputError with the source and the first tensor that is missing, unknown, of another shape or not finite."""
     for name in sorted(expected.keys() | tensors.keys()):
         given = tuple(tensors[name].shape) if name in tensors else "nothing"
         if given != expected.get(name, "nothing"):
             raise InputError(
                 f"{source}: weights of another architecture ({name}: expected {expected.get(name, 'nothing')}, got {given})"
             )
+        if not are_finite([tensors[name]]):
+            raise InputError(f"{source}: tensor {name} has a value that is not finite; train these weights again")
 
 
 def load_network(

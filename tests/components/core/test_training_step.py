@@ -127,6 +127,18 @@ def test_two_processes_equal_one_that_accumulates_two_parts(
 
 
 @pytest.mark.slow
+def test_a_team_that_diverges_ends_together(make: Make):
+    run = make("diverging", **TEAM)
+    run.config = changed(run.config, pretrain={"learning_rates": (1e30, 1e-3)})
+    with pytest.raises(
+        InputError, match=r"epoch 2 of 8: the loss of step 1 of 1 is not finite; lower pretrain.learning_rates"
+    ) as error:
+        run.pretrain("slim")
+    assert last_failure(run) == ("pretrain fold 0 slim", "input", str(error.value))
+    assert not list(ObjectStore(run.store).list("checkpoints/"))
+
+
+@pytest.mark.slow
 def test_bad_input_in_a_team_is_one_line(make: Make):
     run = make("bad", processes=2)
     # Only one process reads the bad site; the other one waits for it.

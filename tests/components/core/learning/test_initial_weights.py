@@ -34,13 +34,73 @@ def backbone(seed: int = 0, config: BackboneConfig = SMALL, channels: int = 6) -
     return Classifier(config, PRETRAIN.head, 5, channels, image_size=64).backbone
 
 
-@pytest.mark.parametrize(("suffix", "prefix"), [(".safetensors", ""), (".pt", ""), (".pth", "module.")])
+WRAPPERS = (
+    "",
+    "module.",
+    "model.",
+    "encoder.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "model.encoder.",
+)
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_loads_a_file_with_the_networks_own_names(tmp_path, suffix, prefix):
     source, target = backbone(1), backbone(2)
     path = saved({f"{prefix}{name}": value for name, value in weights_of(source).items()}, tmp_path / f"w{suffix}")
     found = load_initial_weights(target, SMALL, path, 6)
     assert same(weights_of(target), weights_of(source))
     assert (found.adapted, found.new, found.unused, found.expected) == ((), (), (), True)
+
+
+def test_finds_the_network_among_others(tmp_path):
+    """Self-supervised training saves its projection too, and compiles parts."""
+    source, target = backbone(1), backbone(2)
+    own = {f"model.encoder.{n.replace('exit.', 'exit._orig_mod.')}": value for n, value in weights_of(source).items()}
+    path = saved(
+        {**own, "model.projector.0.weight": torch.ones(2, 2), "model.fc.bias": torch.ones(3)}, tmp_path / "w.pt"
+    )
+    found = load_initial_weights(target, SMALL, path, 6)
+    assert same(weights_of(target), weights_of(source))
+    assert found.unused == ("projector.0.weight",)
+
+
+def test_two_networks_in_a_file_are_not_mixed(tmp_path):
+    other = {f"encoder.{name}": value for name, value in weights_of(backbone(2)).items()}
+    path = saved({**other, **{f"model.{n}": value for n, value in weights_of(backbone(1)).items()}}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w\.pt: both encoder\.(\S+) and model\.\1 may be tensor \1"):
+        load_initial_weights(backbone(), SMALL, path, 6)
+
+
+VIT = BackboneConfig(name="vit", kind="timm", model="test_vit")
+
+
+def test_a_vision_transformer_of_another_size_is_resampled(tmp_path):
+    """Position embeddings as timm resamples them; all else as it is, but for the channels."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_vit", img_size=160)
+    target = backbone(2, VIT)
+    path = saved({f"module.{name}": value for name, value in weights_of(theirs).items()}, tmp_path / "w.safetensors")
+    found = load_initial_weights(target, VIT, path, 6, 64)
+    own, expected = weights_of(target), weights_of(theirs)
+    positions = timm.layers.resample_abs_pos_embed(expected.pop("pos_embed"), [4, 4], num_prefix_tokens=1)
+    assert torch.equal(own.pop("pos_embed"), positions)
+    assert torch.equal(
+        own.pop("patch_embed.proj.weight"), expected.pop("patch_embed.proj.weight").repeat(1, 2, 1, 1) / 2
+    )
+    assert same(own, {name: value for name, value in expected.items() if not name.startswith("head.")})
+    assert (found.resampled, found.new, found.expected) == (("pos_embed",), (), True)
+    assert "resampled to its image size: pos_embed" in found.sentence("vit", "w.pt")
+
+
+def test_weights_for_another_size_that_cannot_be_resampled_name_the_size(tmp_path):
+    config = BackboneConfig(name="cait", kind="timm", model="cait_xxs24_224")
+    positions = saved({"pos_embed": torch.zeros(1, 196, 192)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"pos_embed has shape \(1, 196, 192\), but .* for images of 64 x 64 pixels"):
+        load_initial_weights(backbone(0, config), config, positions, 6, 64)
 
 
 def test_takes_the_backbone_but_not_the_classifier_of_pretrains_output(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from components.core.errors import InputError
 from components.core.learning.fold_data import FoldData, Validation, fold_wells
 from components.core.learning.images import Images
 from components.core.learning.mean_teacher import Pair
@@ -89,6 +90,18 @@ def test_without_selection_or_validation_wells_labels_refresh_at_fixed_epochs(im
     assert labels.epochs == done.refreshes == [1, 3, 5]
     assert {record["accuracy"] for record in done.history} == ({None} if selection == "group" else {0.9, 0.1})
     assert not same(weights_of(own[0].student), labels.states[5][0][0])
+
+
+def test_a_pair_that_diverges_ends_the_training_in_its_epoch(images: Images):
+    with pytest.raises(
+        InputError, match=r"^epoch 1 of 3: the loss of step \d of \d+ .*lower mean_teacher.learning_rate"
+    ):
+        run(images, pairs(SMALL), Scores(0.1, 0.1), range(3), None, learning_rate=1e30)
+    own = pairs(SMALL)
+    # Statistics that no loss in training depends on.
+    next(b for name, b in own[0].teacher.named_buffers() if name.endswith("running_var")).fill_(torch.inf)
+    with pytest.raises(InputError, match=r"^epoch 1 of 3: a weight of teacher small is not finite"):
+        run(images, own, Scores(0.1, 0.1), range(3), None)
 
 
 def test_backbones_share_scores_and_labels_and_nothing_else(images: Images):

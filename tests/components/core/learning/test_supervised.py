@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from components.core.config import ComputeConfig, PretrainConfig
+from components.core.errors import InputError
 from components.core.learning import supervised
 from components.core.learning.batch_norm import domain_of_wells
+from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.images import Images
 from components.core.learning.inference import well_logits
 from components.core.learning.schedules import one_cycle_rate
 from components.core.learning.supervised import SupervisedTraining
+from components.core.storage.object_store import ObjectStore
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
 from tests.components.core.learning.tiny_networks import (
     EMPTY,
@@ -122,6 +125,50 @@ def test_labels_are_smoothed(toy):
     training.run()
     expected = 0.7 * -np.log(0.5) + 0.3 * -np.log([0.5, 0.3, 0.2]).mean()
     assert training.history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def diverging(monkeypatch, at: int, what: str):
+    """Makes the loss of a step, or what it leaves in the weights, not finite."""
+    step, steps = torch.optim.Adam.step, []
+
+    def broken(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == at and what == "loss":
+            self.param_groups[0]["lr"] = 1e30
+        step(self, *args, **kwargs)
+        if len(steps) == at and what == "weights":
+            self.param_groups[0]["params"][0].data[:1] = torch.inf
+
+    monkeypatch.setattr(torch.optim.Adam, "step", broken)
+    return steps
+
+
+@pytest.mark.parametrize(("what", "at", "message"), [
+    ("loss", 1, r"epoch 1 of 3: the loss of step 2 of 5 is not finite; lower pretrain\.learning_rates$"),
+    ("loss", 7, r"epoch 2 of 3: the loss of step 3 of 5 is not finite; lower pretrain\.learning_rates$"),
+    ("weights", 10, r"epoch 2 of 3: a weight of the network is not finite"),
+])  # fmt: skip
+def test_a_loss_or_weight_that_is_not_finite_ends_its_epoch(toy, monkeypatch, what, at, message):
+    steps, epochs = diverging(monkeypatch, at, what), []
+    with pytest.raises(InputError, match=message):
+        train(toy, report=epochs.append, validation=np.arange(2))
+    assert len(epochs) == (at - 1) // 5
+    assert len(steps) == 5 * (len(epochs) + 1)
+
+
+def test_weights_that_are_not_finite_are_not_saved(toy, monkeypatch, tmp_path):
+    """A checkpoint is due after every step; the last one is from before the step."""
+    diverging(monkeypatch, 7, "weights")
+    store = ObjectStore(tmp_path)
+    checkpoints = Checkpoints(store, "newest.pt", 0.0)
+    data = data_of(toy, np.arange(toy.table.wells), classes=K)
+    training = SupervisedTraining(classifier(K), data, CONFIG, 1, ComputeConfig())
+    with pytest.raises(InputError, match="epoch 2 of 3"):
+        training.run(checkpoints=checkpoints)
+    checkpoints.close()
+    saved = Checkpoints(store, "newest.pt").resume()
+    assert (saved["step"], saved["epoch"]) == (6, 1)
+    assert all(tensor.isfinite().all() for tensor in saved["network"].values())
 
 
 PASSES_CONFIG = PretrainConfig(epochs=2, batch_size=4, learning_rates=(1e-3,), milestones=())

@@ -30,6 +30,16 @@ def test_rejects_another_architecture_naming_the_tensor(tmp_path, network, messa
     assert same(before, weights_of(other))
 
 
+def test_weights_that_are_not_finite_are_not_used(tmp_path):
+    bad, own = classifier(5), classifier(5, seed=1)
+    bad.backbone.stem[1].running_var[2] = torch.nan
+    save_weights(bad, tmp_path / "weights.safetensors")
+    before = weights_of(own)
+    with pytest.raises(InputError, match=r"backbone\.stem\.1\.running_var has a value that is not finite"):
+        load_weights(own, tmp_path / "weights.safetensors")
+    assert same(before, weights_of(own))
+
+
 def test_pairs_round_trip_with_steps_and_history(tmp_path):
     history = [{"epoch": 1, "loss": 2.5, "accuracy": None}]
     saved = [
