@@ -5,12 +5,12 @@ P new plates, T training plates, E training experiments, C channels. Histograms 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from components.core.evaluation.quality import columns
 from components.core.evaluation.scores import UNSURE
@@ -74,8 +74,8 @@ def _drift_table(
         known = [plate for plate in training if plate.cell_type == cell_type]
         if own:
             found = drift(
-                np.array([plates[p].histograms for p in own]),
-                np.array([plate.histograms for plate in known]),
+                [plates[p].histograms for p in own],
+                [plate.histograms for plate in known],
                 [plate.experiment for plate in known],
             )
             distance_PC[own], times_PC[own], beyond_PC[own] = found
@@ -95,17 +95,23 @@ class Drift(NamedTuple):
     """whether it is larger than any such distance"""
 
 
-def drift(new_PC256: NDArray[np.integer], training_TC256: NDArray[np.integer], experiment_T: Sequence[str]) -> Drift:
-    """Compares the histograms of new plates with those of training plates of the same cell type, at least one."""
-    experiments_E, own_T = np.unique(np.array(experiment_T), return_inverse=True)
-    of_experiment_EC = np.array([training_TC256[own_T == e].sum(axis=0) for e in range(len(experiments_E))])
-    all_C = of_experiment_EC.sum(axis=0)
-    distance_PC = log_distance(new_PC256, all_C)
-    if len(experiments_E) == 1:
+def drift(new_PCG: Collection[ArrayLike], training_TCG: Collection[ArrayLike], experiment_T: Sequence[str]) -> Drift:
+    """Compares the histograms of new plates with those of training plates of the same cell type, at least one.
+
+    They are used one after the other, because counts of a 16-bit plate take megabytes.
+    """
+    of_experiment: dict[str, NDArray[np.int64]] = {}
+    for counts, experiment in zip(training_TCG, experiment_T, strict=True):
+        counts_CG = np.asarray(counts, np.int64)
+        of_experiment[experiment] = of_experiment[experiment] + counts_CG if experiment in of_experiment else counts_CG
+    all_CG = np.sum([*of_experiment.values()], axis=0)
+    distance_PC = np.array([log_distance(np.asarray(counts), all_CG) for counts in new_PCG])
+    if len(of_experiment) == 1:
         return Drift(distance_PC, np.full_like(distance_PC, np.nan), np.zeros(distance_PC.shape, np.bool_))
     # Plate by plate, as new plates are compared: the sum of an experiment's plates is closer to the rest than each of them.
     # Without its own experiment, because a new plate's experiment is not among the training plates either.
-    apart_TC = log_distance(training_TC256, all_C - of_experiment_EC[own_T])
+    known = zip(training_TCG, experiment_T, strict=True)
+    apart_TC = np.array([log_distance(np.asarray(counts), all_CG - of_experiment[own]) for counts, own in known])
     usual_C = np.median(apart_TC, axis=0)
     times_PC = distance_PC / np.where(usual_C > 0, usual_C, np.nan)
     return Drift(distance_PC, times_PC, distance_PC > apart_TC.max(axis=0))

@@ -81,7 +81,12 @@ def plate_files(source: ScreenSource, plate: Plate) -> PlateFiles:
             found |= {prefix + facts.name: facts for facts in listed if prefix + facts.name in first}
     missing = [path for path in first if path not in found and not is_zarr(path)]
     trees = source.list_trees(images) if images else []
-    present = {path for path in images if any(facts.name.startswith(f"{path}/") for facts in trees)}
+    present: set[str] = set()
+    for facts in trees:
+        parent = dirname(facts.name)
+        while parent and parent not in present:
+            present.add(parent)
+            parent = dirname(parent)
     missing += [path for path in images if path not in present]
     if missing:
         faults = [

@@ -99,8 +99,7 @@ def depth_warning(packing: Packing, results: Iterable[PackResult]) -> list[str]:
     """A warning if 16-bit images use the range of fewer bits, as those of cameras of 12 bits do."""
     if packing.packed_form.dtype != "uint16":
         return []
-    used = np.sum([result.packed.histograms.array for result in results], axis=0).any(axis=0)
-    largest = int(np.flatnonzero(used)[-1])
+    largest = max(int(np.flatnonzero(result.packed.histograms.array.any(axis=0))[-1]) for result in results)
     bits = max(largest.bit_length(), 8)
     if bits >= 16:
         return []

@@ -41,9 +41,9 @@ from components.core.config import FrozenModel
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.processes import cores, worker_processes
 from components.core.screen import ome_zarr
-from components.core.screen.batches import Batch, BatchPacker, PackedBatch, Packing, Range, Work, batches
+from components.core.screen.batches import Batch, BatchPacker, PackedBatch, PackedSite, Packing, Range, Work, batches
 from components.core.screen.histograms import percentile
-from components.core.screen.images import PlateFiles, plate_files
+from components.core.screen.images import PlateFiles, SiteFiles, plate_files
 from components.core.screen.plate_labels import controls_of, find_controls, write_controls, write_labels
 from components.core.screen.wells import Plate
 from components.core.storage.counts import NO_COUNTS, Counts
@@ -134,6 +134,42 @@ class PackResult:
     written: int = field(default=0, compare=False)  # objects written for it
 
 
+class _Submitted:
+    """A plate's batches under way. Their counts are added up as they end: those of 16-bit pixels take megabytes each."""
+
+    def __init__(
+        self, some: Iterable[Batch] = (), submit: Callable[[Batch], Future[PackedBatch]] | None = None
+    ) -> None:
+        self.total_CG: NDArray[np.int64] | None = None  # of all pixels, once all sites are known
+        self.controls_CG: NDArray[np.int64] | None = None
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Batch, Future[tuple[PackedSite, ...]]]] = []
+        for batch in some:
+            assert submit is not None
+            sites: Future[tuple[PackedSite, ...]] = Future()
+            self._waiting.append((batch, sites))
+            submit(batch).add_done_callback(partial(self._ended, sites))
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def sites(self) -> Iterator[tuple[SiteFiles, PackedSite]]:
+        """The sites in order, each when its batch has ended; raises what a batch raised."""
+        for batch, future in self._waiting:
+            yield from zip(batch.sites, future.result(), strict=True)
+
+    def _ended(self, sites: Future[tuple[PackedSite, ...]], done: Future[PackedBatch]) -> None:
+        try:
+            batch = done.result()
+            with self._lock:
+                self.total_CG = _added(self.total_CG, batch.histogram_CG)
+                self.controls_CG = _added(self.controls_CG, batch.controls_CG)
+        except BaseException as error:  # CancelledError is none of Exception's
+            sites.set_exception(error)
+        else:
+            sites.set_result(batch.sites)
+
+
 @dataclass(frozen=True, slots=True)
 class _PlateTask:
     """A plate whose files are listed."""
@@ -142,9 +178,7 @@ class _PlateTask:
     files: PlateFiles
     keys: PlateKeys
     found: tuple[str, PackedPlate] | None  # prefix and record in the store; None if the plate is to be packed
-    batches: tuple[
-        tuple[Batch, Future[PackedBatch]], ...
-    ] = ()  # queued, to pack or only to count; none if it was found
+    batches: _Submitted = field(default_factory=_Submitted)  # to pack or only to count; none if it was found
 
 
 def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResult]:
@@ -227,8 +261,8 @@ class _PlatePacker:
     def __init__(self, packing: Packing, submit: Callable[[Batch], Future[PackedBatch]]) -> None:
         self._packing, self._store, self._submit = packing, packing.store, submit
 
-    def _submitted(self, files: PlateFiles, like: Batch) -> tuple[tuple[Batch, Future[PackedBatch]], ...]:
-        return tuple((batch, self._submit(batch)) for batch in batches(files, like))
+    def _submitted(self, files: PlateFiles, like: Batch) -> _Submitted:
+        return _Submitted(batches(files, like), self._submit)
 
     def look_up(self, plate: Plate) -> _PlateTask:
         """Lists a plate's files and looks for it in the store, which may hold the plate of copies of them."""
@@ -248,9 +282,8 @@ class _PlatePacker:
         if found is None:
             return None
         checksums: list[tuple[str, str]] = []
-        for batch, future in self._submitted(files, Batch((), Work.CHECK)):
-            for site, packed in zip(batch.sites, future.result().sites, strict=True):
-                checksums.extend(zip(map(files.name, site.paths), packed.images, strict=True))
+        for site, packed in self._submitted(files, Batch((), Work.CHECK)).sites():
+            checksums.extend(zip(map(files.name, site.paths), packed.images, strict=True))
         return found if images_digest(checksums) == found[1].images else None
 
     def queue(self, task: _PlateTask) -> _PlateTask:
@@ -271,30 +304,26 @@ class _PlatePacker:
         plate, files, keys = task.plate, task.files, task.keys
         ranges: tuple[Range, ...] = ()
         if self._packing.rescales:
-            ranges = _ranges(_total([future.result().histogram_CG for _, future in task.batches]))
+            deque(task.batches.sites(), 0)
+            ranges = _percentiles(_known(task.batches.total_CG), _RANGE_PERCENTILES)
             task = replace(task, batches=self._submitted(files, self._to_pack(task, ranges)))
         sites_by_well: dict[str, list[SiteRecord]] = {}
         images: list[tuple[str, str]] = []
         black: list[str] = []
-        counts: list[NDArray[np.int64] | None] = []
-        of_controls: list[NDArray[np.int64] | None] = []
-        for batch, future in task.batches:
-            done = future.result()
-            counts = [_total([*counts, done.histogram_CG])]
-            of_controls = [_total([*of_controls, done.controls_CG])] if done.controls_CG is not None else of_controls
-            for site, packed_site in zip(batch.sites, done.sites, strict=True):
-                assert packed_site.record is not None
-                sites_by_well.setdefault(site.well, []).append(packed_site.record)
-                images.extend(zip(map(files.name, site.paths), packed_site.images, strict=True))
-                black.extend(
-                    f"{site.channels[channel][0].path.rpartition('/')[2]} ({self._packing.form.channels[channel]})"
-                    for channel in packed_site.black
-                )
-        total_CG, controls = _total(counts), Counts(_total(of_controls)) if of_controls else NO_COUNTS
+        for site, packed_site in task.batches.sites():
+            assert packed_site.record is not None
+            sites_by_well.setdefault(site.well, []).append(packed_site.record)
+            images.extend(zip(map(files.name, site.paths), packed_site.images, strict=True))
+            black.extend(
+                f"{site.channels[channel][0].path.rpartition('/')[2]} ({self._packing.form.channels[channel]})"
+                for channel in packed_site.black
+            )
+        total_CG, controls_CG = _known(task.batches.total_CG), task.batches.controls_CG
+        controls = NO_COUNTS if controls_CG is None else Counts(controls_CG)
         documents = list(self._documents(plate, keys.prefix, sites_by_well, total_CG))
         self._store.put_many(documents)
         labels = write_labels(self._store, keys.prefix, plate)
-        if of_controls:
+        if len(controls):
             write_controls(self._store, keys.prefix, controls_of(plate), controls)
         packed = PackedPlate(
             experiment=plate.experiment,
@@ -307,7 +336,7 @@ class _PlatePacker:
         )
         self._store.put(f"{keys.prefix}/plate.json", packed.model_dump_json().encode())
         write_pointer(self._store, keys.copies, keys.prefix)
-        written = len(files.sites) + len(documents) + labels + len(of_controls) + 2
+        written = len(files.sites) + len(documents) + labels + bool(len(controls)) + 2
         return PackResult(keys.prefix, packed, False, controls, packed.warnings, written)
 
     def _found(self, task: _PlateTask, prefix: str, packed: PackedPlate) -> PackResult:
@@ -340,11 +369,15 @@ class _PlatePacker:
                 self._store.delete_prefix(f"{task.keys.prefix}/")
 
 
-def _total(counts: Iterable[NDArray[np.int64] | None]) -> NDArray[np.int64]:
-    """The sum of counts, of which there is at least one."""
-    total_CG, *others = (each for each in counts if each is not None)
-    for each in others:
-        total_CG = total_CG + each
+def _added(total_CG: NDArray[np.int64] | None, more_CG: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """A sum of counts and more of them, in place; None is that of none."""
+    if total_CG is None or more_CG is None:
+        return more_CG if total_CG is None else total_CG
+    return np.add(total_CG, more_CG, out=total_CG)
+
+
+def _known(total_CG: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    assert total_CG is not None, "a plate has sites"
     return total_CG
 
 
@@ -352,11 +385,6 @@ def _percentiles(total_CG: NDArray[np.int64], percents: tuple[float, float]) -> 
     """Two percentiles of each channel, at least one grey value apart."""
     low, high = (percentile(total_CG, percent) for percent in percents)
     return tuple((int(start), max(int(end), int(start) + 1)) for start, end in zip(low, high, strict=True))
-
-
-def _ranges(total_CG: NDArray[np.int64]) -> tuple[Range, ...]:
-    """The ranges to which a plate's channels are rescaled."""
-    return _percentiles(total_CG, _RANGE_PERCENTILES)
 
 
 def images_digest(checksums: Iterable[tuple[str, str]]) -> str:

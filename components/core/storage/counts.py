@@ -20,10 +20,11 @@ class Counts:
     """Counts (C, G), int64, which never change; NumPy takes them as an array, and equal ones are equal and hash alike.
 
     As text CxG:BASE64, where the base64 is that of the zlib-compressed bytes of all numbers, first the lowest byte of each, then
-    the next: 16-bit plates take a hundred kB instead of three MB. They are decompressed when first used.
+    the next: 16-bit plates take a hundred kB instead of three MB. They are decompressed at each use, so that the records of many
+    plates stay small.
     """
 
-    __slots__ = ("_array", "_text")
+    __slots__ = ("_text",)
 
     def __init__(self, counts: ArrayLike | str) -> None:
         """From the array, or from its text.
@@ -31,7 +32,6 @@ class Counts:
         Raises:
             ValueError: neither (C, G) numbers nor their text.
         """
-        self._array: NDArray[np.int64] | None = None
         if isinstance(counts, str):
             self._text = counts
             _size(counts)
@@ -51,20 +51,16 @@ class Counts:
 
     @property
     def array(self) -> NDArray[np.int64]:
-        """The numbers, read-only."""
-        if self._array is None:
-            try:
-                numbers = zlib.decompress(base64.b64decode(self._text.partition(":")[2], validate=True))
-                each = np.frombuffer(numbers, np.uint8).reshape(8, -1).T
-                self._array = np.ascontiguousarray(each).view("<i8").astype(np.int64).reshape(self.shape)
-            except (binascii.Error, zlib.error, ValueError) as error:
-                raise ValueError(f"damaged counts ({error})") from None
-            self._array.flags.writeable = False
-        return self._array
+        """The numbers, decompressed now."""
+        try:
+            numbers = zlib.decompress(base64.b64decode(self._text.partition(":")[2], validate=True))
+            each = np.ascontiguousarray(np.frombuffer(numbers, np.uint8).reshape(8, -1).T)
+            return each.view("<i8").astype(np.int64, copy=False).reshape(self.shape)
+        except (binascii.Error, zlib.error, ValueError) as error:
+            raise ValueError(f"damaged counts ({error})") from None
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        array = self.array if dtype is None else self.array.astype(dtype, copy=False)
-        return array.copy() if copy else array
+        return self.array if dtype is None else self.array.astype(dtype, copy=False)
 
     def __len__(self) -> int:
         return self.shape[0]

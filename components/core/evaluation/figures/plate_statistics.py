@@ -32,13 +32,11 @@ def plate_statistics(manifest: Manifest, config: StandardiseConfig) -> tuple[Flo
     Raises:
         ValueError: a channel without pixels.
     """
-    counts_PC256 = [np.array(plate.histograms, np.int64) for plate in manifest.plates]
-    imaged_3PC = np.array(
-        [
-            [mean_std(counts)[0] for counts in counts_PC256],
-            *([percentile(counts, percent) for counts in counts_PC256] for percent in (5, 95)),
-        ]
-    )
+    imaged_P3C = []
+    for plate in manifest.plates:
+        counts_CG = plate.histograms.array
+        imaged_P3C.append([mean_std(counts_CG)[0], *(percentile(counts_CG, percent) for percent in (5, 95))])
+    imaged_3PC = np.array(imaged_P3C).swapaxes(0, 1)
     scales = domain_statistics(manifest, config)
     mean_std_P2C = np.array([scales[plate.experiment, plate.plate] for plate in manifest.plates])
     return imaged_3PC, (imaged_3PC - mean_std_P2C[:, 0]) / mean_std_P2C[:, 1]

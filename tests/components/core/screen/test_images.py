@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,8 +13,8 @@ from components.core.config import CHANNELS
 from components.core.errors import InputError
 from components.core.screen.images import SiteFiles, decode_channel, plate_files, read_sites
 from components.core.screen.layouts import read_screen
-from components.core.screen.screen_source import ScreenDirectory
-from components.core.screen.wells import Plane, Plate
+from components.core.screen.screen_source import FileFacts, ScreenDirectory
+from components.core.screen.wells import Plane, Plate, Site, Well
 from tests.tiny_screen import IMAGED, SIZE, TinyScreen, site_pixels, write_png
 
 
@@ -48,3 +52,20 @@ def test_a_channel_of_several_planes_is_their_maximum(tiny: TinyScreen):
     decode_channel(source, site, 1, contents, found_HW, ["a", "b"])
     first, second = (site_pixels("HUVEC-01", 1, "B02", number)[0] for number in (1, 2))
     assert np.array_equal(found_HW, np.maximum(first, second))
+
+
+def test_images_of_a_large_zarr_plate_are_looked_up_at_once(tmp_path: Path):
+    class Listed(ScreenDirectory):
+        def list_trees(self, folders):
+            return [FileFacts(f"{folder}/0/c/0/0", 1, "1") for folder in folders if not folder.endswith("/7")]
+
+    def plate(paths: Iterable[str]) -> Plate:
+        sites = tuple(Site(n + 1, ((Plane(path),),)) for n, path in enumerate(paths))
+        return Plate("E", "P", "cells", True, False, (Well("E_P_A01", "A01", "treatment", "a", sites),))
+
+    begun = time.perf_counter()
+    files = plate_files(Listed(tmp_path), plate(f"P.zarr/A/{n}/0" for n in range(20_000)))
+    assert len(files.facts) == 20_000
+    assert time.perf_counter() - begun < 10, "comparing all with all takes minutes"
+    with pytest.raises(InputError, match=r"missing image file: .*P\.zarr/A/1/7"):
+        plate_files(Listed(tmp_path), plate(["P.zarr/A/1/0", "P.zarr/A/1/7"]))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from components.core.errors import StepError
 from components.core.screen.batches import Packing
 from components.core.screen.layouts import read_screen
 from components.core.screen.packing import PackedPlate, PackResult, pack_plates
+from components.core.screen.plane_header import ImageForm
 from components.core.screen.screen_source import ScreenDirectory
+from components.core.screen.wells import Plane, Plate, Site, Well
 from tests.tiny_screen import CONFIG, FORM, IMAGED, SIZE, MemoryStore, TinyScreen, raw_png
 
 
@@ -102,3 +108,28 @@ def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monke
     results = list(pack_plates(Packing(Source(tiny.root), FORM, CONFIG.pack, Store()), plates))
     assert sum(len(well.sites) for result in results for well in result.packed.wells) == 20 == read
     assert most <= 2, "one a thread; half of a plate would be five"
+
+
+def test_counts_of_16_bit_pixels_are_summed_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("components.core.screen.batches.BATCH", 1)
+    sites, image_HW = 60, np.arange(16 * 16, dtype=np.uint16).reshape(16, 16) * 200
+    tifffile.imwrite(tmp_path / "a.tif", image_HW)
+    planes = ((Plane("a.tif"),), (Plane("a.tif"),))
+    well = Well("E_P_A01", "A01", "negative_control", "DMSO", tuple(Site(n + 1, planes) for n in range(sites)))
+    plate = Plate("E", "P", "cells", True, False, (well,))
+    packing = Packing(ScreenDirectory(tmp_path), ImageForm(("r", "g"), (16, 16), "uint16"), CONFIG.pack, MemoryStore())
+    tracemalloc.start()
+    try:
+        (packed,) = pack_plates(packing, [plate])
+        (found,) = pack_plates(packing, [replace(plate, wells=(replace(well, role="positive_control"),))])
+        store = packing.store
+        store.delete_prefix(next(key for key in store.list("plates/") if "/controls-" in key))
+        (counted,) = pack_plates(packing, [plate])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    expected_CG = np.tile(sites * np.bincount(image_HW.ravel(), minlength=65536), (2, 1))
+    for result in (packed, found, counted):
+        assert np.array_equal(result.packed.histograms, expected_CG)
+        assert np.array_equal(result.control_histograms, expected_CG)
+    assert peak < 30e6, "a few counts of 1 MB; those of all batches would be 120"
