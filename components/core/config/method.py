@@ -147,6 +147,9 @@ class HeadConfig(FrozenModel):
     kind: Literal["arcface", "softmax"] = Field("arcface", description="ArcFace (an angular margin) or plain softmax")
     scale: Positive = Field(30.0, description="s of ArcFace")
     margin: Annotated[float, Field(ge=0.0, lt=1.5)] = Field(0.1, description="m of ArcFace, radians")
+    batch_norm: bool = Field(
+        False, description="whether BatchNorm follows the backbone, before classifier and embeddings (arXiv 1903.07071)"
+    )
 
 
 class PretrainConfig(FrozenModel):

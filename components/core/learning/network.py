@@ -77,6 +77,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, size = build_backbone(backbone, channels, image_size)
+        self.neck: nn.Module = nn.BatchNorm1d(size) if head.batch_norm else nn.Identity()
         self.embedding_size = size
         self.autocasts = False
         self._head_config, self._classes = head, classes
@@ -87,10 +88,10 @@ class Classifier(nn.Module):
         return cast(Tensor, self.head(self.embed(x_BCHW), target_B))
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
-        """Output of the backbone, shape (B, E), float32; computed in bfloat16 if `autocasts` is set."""
+        """Embeddings, shape (B, E), float32; the backbone computes in bfloat16 if `autocasts` is set."""
         with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=self.autocasts):
             embedding_BE = self.backbone(x_BCHW)
-        return cast(Tensor, embedding_BE.float())
+        return cast(Tensor, self.neck(embedding_BE.float()))
 
     def reset_head(self) -> None:
         """Replaces the classifier by a new, randomly initialised one."""

@@ -48,10 +48,12 @@ def check_networks(
                     f"{OPTION}: backbone {backbone.name} has {name} {_shown(value)}, but {_shown(other[name])} in {run}; "
                     f"make the architectures the same, or {AT_RANDOM}"
                 )
-    if head.kind != source.head.kind:
-        raise InputError(
-            f"{OPTION}: head.kind is {head.kind}, but {source.head.kind} in {run}; make them the same, or {AT_RANDOM}"
-        )
+    for field in ("kind", "batch_norm"):
+        ours, theirs = getattr(head, field), getattr(source.head, field)
+        if ours != theirs:
+            raise InputError(
+                f"{OPTION}: head.{field} is {ours}, but {theirs} in {run}; make them the same, or {AT_RANDOM}"
+            )
     there = ", ".join(f"{backbone} of fold {fold}" for fold, backbone in sorted(source.weights)) or "none"
     for fold in folds:
         for backbone in backbones:

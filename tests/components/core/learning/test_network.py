@@ -8,6 +8,7 @@ from torch import nn
 
 from components.core.config import BackboneConfig, ComputeConfig, HeadConfig, RunConfig
 from components.core.errors import InputError
+from components.core.learning.batch_norm import adapted
 from components.core.learning.device import uses_bfloat16
 from components.core.learning.network import Classifier, build_backbone, prepare
 from components.core.learning.network_size import measure_size
@@ -102,6 +103,18 @@ def test_the_backbone_computes_in_bfloat16_and_the_head_in_float32(head):
         prepare(network, ComputeConfig(), CPU)
         assert torch.equal(network(x, target_B), exact_BK)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_batch_norm_before_the_head_normalises_embeddings_in_training_and_by_domain():
+    config = HeadConfig(batch_norm=True)
+    network = Classifier(BackboneConfig(name="p", kind="plain", stages=((4,), (8,))), config, classes=3, channels=2)
+    x_BCHW = torch.randn(64, 2, 8, 8) * 5 + 3
+    embedding_BE = network.train().embed(x_BCHW)
+    torch.testing.assert_close(embedding_BE.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(embedding_BE.var(0, unbiased=False), torch.ones(8), atol=1e-2, rtol=0)
+    torch.testing.assert_close(network.head(embedding_BE), network.train()(x_BCHW))
+    with adapted(network, [x_BCHW]), torch.no_grad():
+        torch.testing.assert_close(network.embed(x_BCHW), embedding_BE, atol=1e-2, rtol=1e-2)
 
 
 def test_compiling_needs_a_gpu():
