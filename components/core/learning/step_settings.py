@@ -49,9 +49,19 @@ def library_versions() -> str:
     return " ".join(f"{name}=={version(name)}" for name in LIBRARIES)
 
 
-_NO_EFFECT: dict[str, Any] = {"loader": True, "compute": True, "backbones": {"__all__": {"weights"}}}
-"""Fields that affect no result: memory limits; `compute`, whose effect depends on the machine (device.arithmetic); and the
-address of initial weights, whose content pretrain's key includes."""
+_READ_BY_NORMALIZE = {
+    "layout", "table_columns", "plate_map", "pattern", "channels", "image_size", "sites", "z", "time_point",
+    "missing_images", "negative_controls", "positive_controls",
+}  # fmt: skip
+"""Fields of `screen` that say how tables and images are read: what they change is in the manifest, which is in every key."""
+_NO_EFFECT: dict[str, Any] = {
+    "loader": True,
+    "compute": True,
+    "backbones": {"__all__": {"weights"}},
+    "screen": {*_READ_BY_NORMALIZE, "perturbation_name"},
+}
+"""Fields that affect no result: memory limits; `compute`, whose effect depends on the machine (device.arithmetic); the address
+of initial weights, whose content pretrain's key includes; and of `screen` what is read and how labels are called."""
 
 
 class LearningSettings(FrozenModel):
@@ -95,10 +105,6 @@ class LearningSettings(FrozenModel):
         """Inference's batch size if validation depends on it: AdaBN measures a domain batch by batch."""
         return "" if self.batch_norm.domain == "none" else f"batches of {self.predict.batch_size}"
 
-    def fingerprint(self) -> str:
-        """The fields that affect the result, as JSON for a work key."""
-        return self.model_dump_json(exclude=_NO_EFFECT)
-
 
 class PretrainSettings(LearningSettings):
     """The configuration of pretrain."""
@@ -109,7 +115,7 @@ class PretrainSettings(LearningSettings):
     def fingerprint_of(self, backbone: str) -> str:
         """The fields that affect one backbone's weights, as JSON; the step adds the content of the weights it starts from."""
         # Neither other backbones nor `predict` matter: validation always takes one view.
-        unread = {"loader", "compute", "backbones", "predict", "init_from"}
+        unread = {**_NO_EFFECT, "backbones": True, "predict": True, "init_from": True}
         own = self.backbone(backbone).model_dump_json(exclude={"weights"})
         return own + self.model_dump_json(exclude=unread) + self._adapting_batch()
 
@@ -119,6 +125,10 @@ class InferSettings(LearningSettings):
 
     embeddings: EmbeddingsConfig
 
+    def fingerprint(self) -> str:
+        """The fields that affect what a predicting step writes, as JSON for a work key, with the column of labels in its tables."""
+        return self.model_dump_json(exclude=_NO_EFFECT) + self.screen.label_column
+
 
 class MeanTeacherSettings(InferSettings):
     """The configuration of finetune and pseudo_label."""
@@ -127,7 +137,7 @@ class MeanTeacherSettings(InferSettings):
 
     def fingerprint(self) -> str:
         """The fields that affect pseudo_label's result, as JSON; the step adds the content of fused labels."""
-        return self.model_dump_json(exclude={**_NO_EFFECT, "mean_teacher": {"fused_labels"}})
+        return self.model_dump_json(exclude={**_NO_EFFECT, "mean_teacher": {"fused_labels"}}) + self.screen.label_column
 
     def finetune_fingerprint(self) -> str:
         """The fields that affect finetune's weights, as JSON; not how they predict, nor the pseudo-labels of the next step."""

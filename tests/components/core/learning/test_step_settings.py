@@ -31,6 +31,13 @@ CHANGES: list[tuple[set[str], str, str]] = [
     ({"pseudo_label"}, "mean_teacher.", "pseudo_label_blend=0.5 confident_fractions=[0.5] refresh_epochs=3"),
     ({"pseudo_label", "infer"}, "predict.", "batch_size=7 views=2 weights=teacher"),
     ({"pseudo_label", "infer"}, "embeddings.", "views=2 enabled=false"),
+    (ALL, "screen.", "bin=2 crop=16 tile=true"),
+    ({"pseudo_label", "infer"}, "screen.", "perturbation_name=compound"),
+    (
+        set(),
+        "screen.",
+        "perturbation_name=SIRNA layout=kaggle sites=1 z=max missing_images=drop negative_controls=[DMSO]",
+    ),
     (set(), "loader.", "cache_gib=3 node_cache=/cache requests=3"),
     (set(), "", "mean_teacher.fused_labels=/p.csv simulate.effect=0.5 local.threads=1 name=other init_from=old-1"),
 ]
