@@ -202,10 +202,7 @@ def run_new_plates(
 def _pack(packing: Packing, screen: Screen) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
     """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}
-    warnings = {
-        holdout: controls_warnings([plate for plate in screen.plates if plate.holdout == holdout])
-        for holdout in (False, True)
-    }
+    warnings = {holdout: controls_warnings(screen.plates, holdout) for holdout in (False, True)}
     held_out = tuple(f"{plate.name}:" for plate in screen.plates if plate.holdout)
     for message in screen.warnings:
         warnings[message.startswith(held_out)].append(message)

@@ -10,7 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components.core import progress
-from components.core.evaluation.quality import columns, otsu_threshold, reasons_to_look, site_quality, well_quality
+from components.core.evaluation.quality import (
+    columns,
+    nuclei_channel,
+    otsu_threshold,
+    reasons_to_look,
+    saturation_level,
+    site_quality,
+    well_quality,
+)
 from components.core.processes import cores
 from components.core.screen.packed import SiteReader
 from components.core.storage.manifest import Manifest
@@ -21,7 +29,7 @@ _BATCH = 8
 
 
 def quality_columns(channels: Sequence[str]) -> list[str]:
-    """The columns of qc.csv."""
+    """The columns of qc.csv; nuclei_share only if a channel shows nuclei."""
     known = ["id_code", "experiment", "plate", "well", "role", "look_at", "confidence", "nuclei_share"]
     return [*known, *columns("focus", channels), *columns("saturated", channels)]
 
@@ -59,12 +67,21 @@ def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStor
 def _measure_sites(reader: SiteReader, plates: Manifest) -> NDArray[np.float64]:
     """`site_quality` of every site, in the manifest's order."""
     table = reader.table
-    threshold_P = [otsu_threshold(plate.histograms.array[0]) for plate in plates.plates]
+    nuclei, all_CG = nuclei_channel(plates.channels), np.zeros((), np.int64)
+    threshold_P = []
+    for plate in plates.plates:
+        counts_CG = plate.histograms.array
+        all_CG = all_CG + counts_CG
+        threshold_P.append(0 if nuclei is None else otsu_threshold(counts_CG[nuclei]))
+    level = saturation_level(all_CG)
     plate_S = table.plate_W[table.well_S]
 
     def measure(batch: range) -> list[NDArray[np.float64]]:
         images = reader.read(list(batch))
-        return [site_quality(image, threshold_P[plate_S[site]]) for site, image in zip(batch, images, strict=True)]
+        return [
+            site_quality(image, threshold_P[plate_S[site]], nuclei, level)
+            for site, image in zip(batch, images, strict=True)
+        ]
 
     batches = [range(first, min(first + _BATCH, table.sites)) for first in range(0, table.sites, _BATCH)]
     found: list[NDArray[np.float64]] = []

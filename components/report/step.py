@@ -118,7 +118,11 @@ def run(
     )
     names: dict[Score, str] = {"holdout": "predictions.csv"} if new_plates else PREDICTIONS
     own = own_columns(known, held_out)
-    files = {name: saved(predictions[predictions["score"] == score], column, own) for score, name in names.items()}
+    # Tables of wells whose truth has to be given do not hold it: they are the same with and without it.
+    files = {
+        name: saved(predictions[predictions["score"] == score], column, own, truth=score != of_truth)
+        for score, name in names.items()
+    }
     if new_plates:
         report, page, quality = _of_new_plates(report, outputs, store)
         files["qc.csv"] = quality.join(own, on="id_code")
@@ -171,8 +175,9 @@ def _of_new_plates(
     quality = plate_quality(plates.plates, report.screen.plates, wells, predictions, report.holdout.channels)
     scores = build_metrics(predictions, [output.cell_type for output in outputs], [], {})
     metrics: dict[str, Any] = {
-        name: scores[name] for name in ("schema", "holdout", "wells", "calibration") if name in scores
+        name: scores[name] for name in ("schema", "holdout", "wells", "labels", "calibration") if name in scores
     }
+    metrics["balanced_accuracy"] = scores["balanced_accuracy"]
     metrics["temperatures"] = report.temperatures
     if not report.prior_used:
         metrics["plate_design"] = False
@@ -186,7 +191,8 @@ def _of_new_plates(
     known["generation"] = known.get("generation")
     lineage = {**report.lineage, "model": known, "manifest_digest": plates.digest()}
     report = replace(report, metrics=metrics, lineage=lineage)
-    return report, render_prediction(report, quality, wells), wells[quality_columns(report.holdout.channels)]
+    shown = [name for name in quality_columns(report.holdout.channels) if name in wells]
+    return report, render_prediction(report, quality, wells), wells[shown]
 
 
 def main(

@@ -159,13 +159,13 @@ class ScreenConfig(FrozenModel):
 
     @property
     def label_column(self) -> str:
-        """The column of labels in tables: `sirna`. The label before the prior is in raw_ and this name."""
+        """The column of labels in tables: `sirna`. That before the prior is in raw_ and this name, the true one in true_."""
         letters = re.sub(r"[^a-z0-9]+", "_", self.perturbation_name.lower()).strip("_")
         return letters or "perturbation"
 
     def own_columns(self, names: Sequence[str]) -> tuple[str, ...]:
         """Names of the screen's own columns in tables of results: `screen_` goes before those that results have, too."""
-        taken = {*RESULT_COLUMNS, self.label_column, f"raw_{self.label_column}"}
+        taken = {*RESULT_COLUMNS, *(f"{prefix}{self.label_column}" for prefix in ("", "raw_", "true_"))}
         of_channels = ("focus_", "saturated_")
         return tuple(f"screen_{name}" if name in taken or name.startswith(of_channels) else name for name in names)
 
@@ -568,6 +568,12 @@ class RunConfig(FrozenModel):
     def has_pseudo_labels(self) -> bool:
         """Whether training ends with pseudo_label, which also predicts; else infer predicts."""
         return self.mean_teacher.enabled and self.mean_teacher.pseudo_labels != "none"
+
+    @property
+    def selects_checkpoints(self) -> bool:
+        """Whether some training keeps the epoch that is best on validation wells, not the last."""
+        teacher = self.mean_teacher
+        return self.pretrain.selection != "last" or (teacher.enabled and teacher.selection != "last")
 
     def section(self, kind: type[S]) -> S:
         """The sections that a step reads, as a model whose fields are a subset of RunConfig's, by name and type."""

@@ -7,10 +7,12 @@ templates: report_page.html.j2 and prediction_page.html.j2, page.html.j2 the fra
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,8 +22,9 @@ from components.core.evaluation.calibration import kept_above
 from components.core.evaluation.figures import learning_curves, plate_map, reliability
 from components.core.evaluation.figures.plate_statistics import channel_spread, draw_statistics, plate_statistics
 from components.core.evaluation.plate_quality import BLURRED_PLATE
-from components.core.evaluation.quality import LIMIT, by_channel
+from components.core.evaluation.quality import LIMIT, by_channel, nuclei_channel, saturation_level
 from components.core.evaluation.scores import (
+    FEW_LABELS,
     SCORES,
     UNSURE,
     Score,
@@ -31,6 +34,7 @@ from components.core.evaluation.scores import (
     scored,
     worst_perturbations,
 )
+from components.core.evaluation.table import UNEQUAL, labels_are_unequal
 from components.core.screen.wells import natural_key
 from components.core.storage.manifest import Manifest, PlateRecord
 
@@ -40,9 +44,8 @@ SHOWN_WELLS = 200
 """Rows of the table of wells to look at; qc.csv has all."""
 THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
 KINDS: dict[Score, str] = {"out_of_fold": "", "unlabelled": "transductive", "holdout": "inductive"}
-EXPLANATIONS: dict[Score, str] = {
-    "out_of_fold": "Labelled wells, predicted only by models that never saw their labels; checkpoints were selected on "
-    "them, so this is slightly optimistic.",
+_EXPLANATIONS: dict[Score, str] = {
+    "out_of_fold": "Labelled wells, predicted only by models that never saw their labels",  # see explanation
     "unlabelled": "Wells whose images took part in training without labels; their truth is read for this table only.",
     "holdout": "Experiments that no step but prediction read, not even as images: what to expect of a new batch.",
 }
@@ -107,8 +110,9 @@ def render_report(
         report.screen.model_copy(update={"plates": plates}), report.config.standardise
     )
     channels = report.screen.channels
+    first = "Pretraining" if report.config.mean_teacher.enabled else "Training"
     curves = {
-        "Pretraining": learning_curves.draw_pretrain(history),
+        first: learning_curves.draw_pretrain(history, first),
         "Mean teacher, by cell type": learning_curves.draw_mean_teacher(history, cell_types),
     }
     return _render(
@@ -116,7 +120,7 @@ def render_report(
         report,
         plates,
         cell_types=cell_types,
-        blocks=_score_blocks(predictions, cell_types),
+        blocks=_score_blocks(report, cell_types),
         titles=reliability.TITLES,
         kinds=KINDS,
         not_validated=_not_validated(report.metrics["folds"]),
@@ -129,6 +133,8 @@ def render_report(
         pictures=[(well, base64.b64encode(png).decode()) for well, png in pictures],
         pictures_of=pictures_of,
         pictures_note=pictures_note,
+        domain=domain,
+        strip_px=min(1010, 144 * (len(channels) + 1)) if len(channels) > 1 else 144,
         **_confusions(predictions),
     )
 
@@ -154,6 +160,7 @@ def render_prediction(report: Report, plates: pd.DataFrame, wells: pd.DataFrame)
         classified=len(predicted),
         unsure=int((report.predictions["confidence"] < UNSURE).sum()),
         table=score_table(report.predictions, cell_types),
+        balanced=_shown_balance(report, "holdout"),
         roles={"holdout": "new plates"},
         maps=_plate_maps(report, records, set(marked["id_code"])),
         rows=plates.astype(object).where(plates.notna(), None).to_dict("records"),
@@ -163,6 +170,9 @@ def render_prediction(report: Report, plates: pd.DataFrame, wells: pd.DataFrame)
         more_marked=max(0, len(marked) - SHOWN_WELLS),
         limit=LIMIT,
         blurred=BLURRED_PLATE,
+        nuclei=None if (nuclei := nuclei_channel(channels)) is None else channels[nuclei],
+        saturation=saturation_level(functools.reduce(np.add, (plate.histograms.array for plate in records))),
+        rescaled=any(plate.rescaled for plate in records),
     )
 
 
@@ -170,7 +180,7 @@ def environment(package: str) -> Environment:
     """The Jinja environment of the templates in a package's folder; values are escaped in HTML only.
 
     Filters: `pct` (a fraction in percent), `count` (a number with thousands separators, and the noun it counts if given),
-    `duration` (seconds in words).
+    `plural` (of a noun), `duration` (seconds in words).
     """
     found = Environment(
         loader=PackageLoader(package, "."),
@@ -180,7 +190,7 @@ def environment(package: str) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters.update(pct=_percent, count=_count, duration=_duration)
+    found.filters.update(pct=_percent, count=_count, plural=_plural, duration=_duration)
     return found
 
 
@@ -196,6 +206,7 @@ def _render(template: str, report: Report, plates: Sequence[PlateRecord], **cont
         plates=len(plates),
         wells=sum(len(plate.wells) for plate in plates),
         sites=sum(len(well.sites) for plate in plates for well in plate.wells),
+        controls=any(well.role != "treatment" for plate in plates for well in plate.wells),
         channels=report.holdout.channels,
         durations=_durations(report.lineage),
         word=word,
@@ -206,26 +217,46 @@ def _render(template: str, report: Report, plates: Sequence[PlateRecord], **cont
             "assigned": f"balanced, one well per {word} and plate",
         },
         unsure_below=UNSURE,
+        unequal=UNEQUAL,
         map_legend=[(colour, f"{low:g}–{high:g}") for colour, low, high in legend],
         groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
         **context,
     )
 
 
-def _score_blocks(predictions: pd.DataFrame, cell_types: Sequence[str]) -> list[dict[str, Any]]:
+def _score_blocks(report: Report, cell_types: Sequence[str]) -> list[dict[str, Any]]:
     """For each score with truth its accuracies, and the fractions of wells that confidence thresholds keep."""
     return [
         {
             "score": score,
             "table": score_table(known, cell_types),
-            "explanation": EXPLANATIONS[score],
+            "balanced": _shown_balance(report, score),
+            "explanation": explanation(score, report.config),
             "wells": len(known),
             "experiments": known["experiment"].nunique(),
             "kept": kept_above(known["confidence"], correct(known)["assigned"], THRESHOLDS),
         }
         for score in SCORES
-        if not (known := scored(predictions, score)).empty
+        if not (known := scored(report.predictions, score)).empty
     ]
+
+
+def _shown_balance(report: Report, score: Score) -> Mapping[str, Mapping[str, float]] | None:
+    """Balanced accuracies of a score by stage and cell type; None if they would say the same as top-1."""
+    found: Mapping[str, Mapping[str, float]] = report.metrics.get("balanced_accuracy", {}).get(score, {})
+    return found if labels_are_unequal(report.metrics, score) else None
+
+
+def explanation(score: Score, config: RunConfig) -> str:
+    """What a score's numbers mean in a run of this configuration."""
+    if score != "out_of_fold":
+        return _EXPLANATIONS[score]
+    rest = (
+        "checkpoints were selected on them, so this is slightly optimistic."
+        if config.selects_checkpoints
+        else "the last epoch of training was kept, so nothing was selected on them."
+    )
+    return f"{_EXPLANATIONS[score]}; {rest}"
 
 
 def _not_validated(folds: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -237,16 +268,28 @@ def _not_validated(folds: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _confusions(predictions: pd.DataFrame) -> dict[str, Any]:
-    """The worst perturbations, in the score with the most wells: an experiment has only one well of a perturbation."""
+    """The worst perturbations, or all if few, in the score with the most wells: an experiment may have one well of each."""
     best = max(SCORES, key=lambda score: len(scored(predictions, score)))
     wells = scored(predictions, best)
     recall = recall_by_perturbation(wells)
+    labels = sorted({*wells["truth"], *wells["perturbation"]}, key=natural_key)
+    few = 0 < len(labels) <= FEW_LABELS
     return {
         "confused_in": None if wells.empty else best,
-        "confusions": worst_perturbations(wells, WORST),
+        "few_labels": few,
+        "labels": labels,
+        "matrix": _matrix(wells, labels) if few else [],
+        "confusions": worst_perturbations(wells, None if few else WORST),
         "always_right": int((recall["assigned"] == 1).sum()),
         "labels_seen": len(recall),
     }
+
+
+def _matrix(wells: pd.DataFrame, labels: list[str]) -> list[tuple[str, int, list[float]]]:
+    """For each true label its wells, and the fractions of them that are predicted as each of the labels."""
+    counts = pd.crosstab(wells["truth"], wells["perturbation"]).reindex(columns=labels, fill_value=0)
+    rows = counts.reindex([label for label in labels if label in counts.index])
+    return [(str(label), int(row.sum()), (row / row.sum()).tolist()) for label, row in rows.iterrows()]
 
 
 def _plate_maps(report: Report, plates: Sequence[PlateRecord], marked: Container[str] = ()) -> list[dict[str, Any]]:
@@ -254,6 +297,7 @@ def _plate_maps(report: Report, plates: Sequence[PlateRecord], marked: Container
     if not plates:
         return []
     extent = plate_map.plate_extent(plates)
+    wide = extent[3] - extent[2] >= 24  # columns of a plate of 1536 wells
     arrangements = {entry["experiment"]: entry for entry in report.arrangements}
     predicted = dict(list(report.predictions.groupby("experiment")))
     held_out = {plate.experiment for plate in report.holdout.plates}
@@ -268,6 +312,7 @@ def _plate_maps(report: Report, plates: Sequence[PlateRecord], marked: Container
         score: Score = "holdout" if experiment in held_out else "unlabelled"
         found.append({
             "experiment": experiment,
+            "wide": wide,
             "title": None if report.screen.model else reliability.TITLES[score],
             "arrangement": arrangement,
             # Groups are in plate order.
@@ -304,7 +349,13 @@ def _percent(fraction: float, digits: int = 1) -> str:
 
 def _count(number: int, noun: str = "") -> str:
     """`1,234`, or `1,234 wells` with the noun `well`."""
-    return f"{number:,}" if not noun else f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{number:,}" if not noun else f"{number:,} {noun if number == 1 else _plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    if noun[-1:] == "y" and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def _duration(seconds: float) -> str:

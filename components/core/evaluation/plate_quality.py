@@ -1,6 +1,7 @@
 """Quality control of new plates, plate by plate: sharpness, drift from the training plates, confidence. Pure.
 
-P new plates, T training plates, E training experiments, C channels. Histograms are exact and add, so drift reads no image.
+P new plates, T training plates, E training experiments, C channels, G grey levels. Histograms are exact and add, so drift reads no
+image.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ def plate_quality(
 
     Returns:
         A row a plate, in order: experiment, plate, cell_type; wells and look_at, numbers of wells and of those to look at;
-        nuclei_share, median over wells; confidence, raw_confidence and unsure, of its predicted wells the medians with and
-        without the prior and the fraction below UNSURE; blurred, whether a channel's sharpness is below BLURRED_PLATE. By
-        channel: sharpness_*, the median focus of the wells over its median over these plates of the cell type, NaN for a
-        constant channel and a single plate; saturated_*, the mean over wells; drift_*, times_*, beyond_*, see `Drift`, NaN
-        and False if the model has no plates of the cell type.
+        nuclei_share, median over wells, if they have it; confidence, raw_confidence and unsure, of its predicted wells the
+        medians with and without the prior and the fraction below UNSURE; blurred, whether a channel's sharpness is below
+        BLURRED_PLATE. By channel: sharpness_*, the median focus of the wells over its median over these plates of the cell
+        type, NaN for a constant channel and a single plate; saturated_*, the mean over wells; drift_*, times_*, beyond_*, see
+        `Drift`, NaN and False if the model has no plates of the cell type.
     """
     key = ["experiment", "plate"]
     table = pd.DataFrame([{name: getattr(plate, name) for name in (*key, "cell_type")} for plate in plates])
     focus, saturated = columns("focus", channels), columns("saturated", channels)
     by_plate = wells.assign(look_at=wells["look_at"] != "").groupby(key, sort=False)
-    measured = by_plate.agg(
-        wells=("plate", "size"), look_at=("look_at", "sum"), nuclei_share=("nuclei_share", "median")
-    )
+    measured = by_plate.agg(wells=("plate", "size"), look_at=("look_at", "sum"))
+    if "nuclei_share" in wells:
+        measured = measured.join(by_plate["nuclei_share"].median())
     measured = measured.join(by_plate[saturated].mean()).join(by_plate[focus].median())
     predicted = predictions.assign(unsure=predictions["confidence"] < UNSURE).groupby(key)
     medians = predicted[["confidence", "raw_confidence"]].median().join(predicted["unsure"].mean())
@@ -121,7 +122,7 @@ def log_distance(one: NDArray[np.integer], other: NDArray[np.integer]) -> Floats
     """Wasserstein-1 distance between two distributions of the natural logarithm of grey level + 1.
 
     In one dimension it is the area between the cumulative distributions (Vallender 1974, doi:10.1137/1118101). The
-    logarithm suits illumination and stain, which multiply. Counts of shape (..., 256) are broadcast.
+    logarithm suits illumination and stain, which multiply. Counts of shape (..., G) are broadcast.
     """
     width_255 = np.diff(np.log1p(np.arange(one.shape[-1])))
     apart = np.abs(_cumulative(one) - _cumulative(other))[..., :-1]

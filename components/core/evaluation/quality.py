@@ -1,11 +1,12 @@
 """Quality control of new plates, well by well: focus, saturation, cell density, and wells unlike their plate. Pure.
 
-S sites, M measures, C channels, H and W pixels of an image. No label is needed: a well is compared with the other wells of
-its plate.
+S sites, M measures, C channels, G grey levels, H and W pixels of an image. No label is needed: a well is compared with the other
+wells of its plate.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,9 @@ LEAST_SATURATED = 0.001
 MOSTLY_NOISE = 0.75 * WHITE_NOISE
 """Focus above which camera noise makes up three quarters of the variance, as if a stain or the cells were missing: no lens
 resolves single pixels. 18 sites of RxRx1 are below 1.1."""
+CAMERA_BITS = (10, 12, 14)
+"""Bits of a pixel of cameras whose images have 16."""
+_NUCLEI = re.compile(r"(?<![a-z])(dna|dapi|hoechst|nucle(i|us|ar)|draq5|h2b)(?![a-z])", re.IGNORECASE)
 # Factors that turn the median and the mean absolute deviation of normal values into their standard deviation.
 _MAD, _MEAN_DEVIATION = 1.4826, 1.2533
 
@@ -50,16 +54,35 @@ def focus(pixels_CHW: Pixels) -> NDArray[np.float64]:
     return ratio_C
 
 
-def saturated(counts_C256: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Fraction of the pixels at the brightest grey level; counts of shape (..., 256), some in every channel."""
-    return np.asarray(counts_C256[..., -1] / counts_C256.sum(axis=-1), np.float64)
+def saturated(counts_CG: NDArray[np.integer], level: int = -1) -> NDArray[np.float64]:
+    """Fraction of the pixels at the level of saturation, by default the brightest; counts (..., G), some in each channel."""
+    return np.asarray(counts_CG[..., level] / counts_CG.sum(axis=-1), np.float64)
+
+
+def saturation_level(counts_CG: NDArray[np.integer]) -> int:
+    """The grey level at which pixels are saturated: the brightest, or the largest of the camera if it has fewer bits.
+
+    Such a camera shows by its largest value, which no pixel exceeds and more pixels have than have the value below it.
+
+    Args:
+        counts_CG: pixels by grey level, of all plates together.
+    """
+    counts_G = counts_CG.sum(axis=0)
+    largest = int(np.flatnonzero(counts_G)[-1])
+    of_camera = largest in {2**bits - 1 for bits in CAMERA_BITS} and counts_G[largest] > counts_G[largest - 1]
+    return largest if of_camera else len(counts_G) - 1
+
+
+def nuclei_channel(channels: Sequence[str]) -> int | None:
+    """The index of the channel whose name says that it shows nuclei: nuclei, DNA, DAPI, Hoechst; None without one."""
+    return next((c for c, name in enumerate(channels) if _NUCLEI.search(name)), None)
 
 
 def otsu_threshold(counts_256: NDArray[np.integer]) -> int:
     """The grey level that separates dark from bright best: the variance between the two classes is largest.
 
     Args:
-        counts_256: pixels by grey level, shape (256,).
+        counts_256: pixels by grey level, shape (256,), or (65536,) of 16 bits.
 
     Raises:
         ValueError: no pixels.
@@ -83,21 +106,24 @@ def nuclear_fraction(counts_256: NDArray[np.integer], threshold: int) -> float:
     """The fraction of the nuclei channel's pixels above the threshold: a proxy of cell density, without segmentation.
 
     Args:
-        counts_256: pixels of a site by grey level, shape (256,).
+        counts_256: pixels of a site by grey level, shape (256,), or (65536,) of 16 bits.
         threshold: Otsu's, of the plate. The site's own would find nuclei in an empty well.
     """
     return float(counts_256[threshold + 1 :].sum() / counts_256.sum())
 
 
-def site_quality(pixels_CHW: Pixels, threshold: int) -> NDArray[np.float64]:
+def site_quality(pixels_CHW: Pixels, threshold: int, nuclei: int | None, level: int = -1) -> NDArray[np.float64]:
     """Focus by channel, saturated fraction by channel, and the nuclear fraction of a site: M = 2 C + 1 values.
 
     Args:
-        pixels_CHW: the site's channels, nuclei first.
+        pixels_CHW: the site's channels.
         threshold: Otsu's, of the plate's nuclei channel.
+        nuclei: index of that channel; None if the screen has none, and the nuclear fraction is NaN.
+        level: of `saturation_level`.
     """
-    counts_C256 = histogram(pixels_CHW)
-    return np.concatenate([focus(pixels_CHW), saturated(counts_C256), [nuclear_fraction(counts_C256[0], threshold)]])
+    counts_CG = histogram(pixels_CHW)
+    share = np.nan if nuclei is None else nuclear_fraction(counts_CG[nuclei], threshold)
+    return np.concatenate([focus(pixels_CHW), saturated(counts_CG, level), [share]])
 
 
 def well_quality(sites_SM: NDArray[np.float64], well_S: NDArray[np.integer], channels: Sequence[str]) -> pd.DataFrame:
@@ -109,17 +135,18 @@ def well_quality(sites_SM: NDArray[np.float64], well_S: NDArray[np.integer], cha
         channels: names, in the order of the measures.
 
     Returns:
-        A row a well, by number: nuclei_share (the mean over sites), and by channel focus_* (of the blurriest site),
-        saturated_* (of the most saturated site) and noisiest_* (the largest focus). focus_* and noisiest_* are NaN if the
+        A row a well, by number: nuclei_share (the mean over sites; left out if NaN), and by channel focus_* (of the blurriest
+        site), saturated_* (of the most saturated site) and noisiest_* (the largest focus). focus_* and noisiest_* are NaN if the
         channel is constant in any site.
     """
     focus, saturated, noisiest = (columns(measure, channels) for measure in ("focus", "saturated", "noisiest"))
     sites = pd.DataFrame(sites_SM, columns=[*focus, *saturated, "nuclei_share"])
     by_well = sites.groupby(well_S)
     constant = sites[focus].isna().groupby(well_S).any()
+    share = [by_well["nuclei_share"].mean()] if sites["nuclei_share"].notna().any() else []
     return pd.concat(
         [
-            by_well["nuclei_share"].mean(),
+            *share,
             by_well[focus].min().mask(constant),
             by_well[saturated].max(),
             by_well[focus].max().mask(constant).set_axis(noisiest, axis=1),
@@ -168,14 +195,15 @@ def reasons_to_look(wells: pd.DataFrame, channels: Sequence[str]) -> list[str]:
         "blurred": (sharpness.apply(robust_scores) < -LIMIT) & ~noise,
         "saturated": (saturated.apply(robust_scores) > LIMIT) & (saturated >= LEAST_SATURATED),
     }
-    nuclei = wells["nuclei_share"]
-    # Square roots of counts have the same spread for few and for many cells (Bartlett 1936).
-    cells = robust_scores(nuclei**0.5)
     reasons = pd.DataFrame({what: found.apply(_listed, axis=1) for what, found in odd.items()}, index=wells.index)
     for what in odd:
         reasons[what] = reasons[what].where(reasons[what] == "", f"{what}: " + reasons[what])
-    reasons["few"] = np.where((cells < -LIMIT) | ((nuclei == 0) & (nuclei.median() > 0)), "few cells", "")
-    reasons["many"] = np.where(cells > LIMIT, "many cells", "")
+    if "nuclei_share" in wells:
+        nuclei = wells["nuclei_share"]
+        # Square roots of counts have the same spread for few and for many cells (Bartlett 1936).
+        cells = robust_scores(nuclei**0.5)
+        reasons["few"] = np.where((cells < -LIMIT) | ((nuclei == 0) & (nuclei.median() > 0)), "few cells", "")
+        reasons["many"] = np.where(cells > LIMIT, "many cells", "")
     return ["; ".join(filter(None, row)) for row in reasons.itertuples(index=False)]
 
 

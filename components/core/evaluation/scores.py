@@ -48,16 +48,22 @@ SAVED = ("id_code", "perturbation", "confidence", "margin", "raw_perturbation", 
 """Columns of predictions.csv and its siblings, where the screen's word takes the place of `perturbation`."""
 
 
-def saved(predictions: pd.DataFrame, column: str, own: pd.DataFrame) -> pd.DataFrame:
-    """The content of predictions.csv or a sibling: the columns SAVED, then the screen's own.
+FEW_LABELS = 40
+"""Labels up to which a page shows all of them, with their precision and a matrix of confusions."""
+
+
+def saved(predictions: pd.DataFrame, column: str, own: pd.DataFrame, truth: bool = False) -> pd.DataFrame:
+    """The content of predictions.csv or a sibling: the columns SAVED, the true label if asked for, then the screen's own.
 
     Args:
         predictions: the wells, a predictions table.
-        column: name of the column of labels.
+        column: name of the column of labels; that of true labels is `true_` and this name.
         own: the screen's own columns of its wells, by id_code; they may be none.
+        truth: whether to add the true label.
     """
-    names = {"perturbation": column, "raw_perturbation": f"raw_{column}"}
-    return predictions[list(SAVED)].rename(columns=names).join(own, on="id_code")
+    names = {"perturbation": column, "raw_perturbation": f"raw_{column}", "truth": f"true_{column}"}
+    columns = [*SAVED, "truth"] if truth else list(SAVED)
+    return predictions[columns].rename(columns=names).join(own, on="id_code")
 
 
 def scored(predictions: pd.DataFrame, score: Score | None = None) -> pd.DataFrame:
@@ -115,13 +121,35 @@ def score_table(wells: pd.DataFrame, cell_types: Sequence[str]) -> ScoreTable:
     }
 
 
+def balanced_accuracy(wells: pd.DataFrame) -> dict[Stage, dict[str, float]]:
+    """By stage, then by "overall" and cell type: the mean over labels of their recall, each label counting the same.
+
+    Labels without wells do not count. Wells whose truth is unknown are left out; empty if there are no others.
+
+    Source: Brodersen et al. 2010 (doi:10.1109/ICPR.2010.764), for several classes as in scikit-learn.
+    """
+    known = scored(wells)
+    if known.empty:
+        return {}
+    hits = correct(known)
+    overall = hits.groupby(known["truth"]).mean().mean()
+    by_type = hits.groupby([known["cell_type"], known["truth"]]).mean().groupby(level="cell_type").mean()
+    return {
+        stage: {
+            OVERALL: round(float(overall[stage]), 6),
+            **{str(name): round(float(value), 6) for name, value in by_type[stage].items()},
+        }
+        for stage in STAGES
+    }
+
+
 def build_metrics(
     predictions: pd.DataFrame,
     cell_types: Sequence[str],
     history: Sequence[Mapping[str, Any]],
     validated: Mapping[tuple[int, str], bool],
 ) -> dict[str, Any]:
-    """The content of metrics.json: accuracies by score, stage and cell type, folds, throughput, wells, calibration errors.
+    """The content of metrics.json: accuracies by score, stage and cell type, folds, throughput, wells, labels, calibration errors.
 
     Args:
         predictions: a predictions table; wells without truth do not count.
@@ -134,17 +162,27 @@ def build_metrics(
     out_of_fold = scored(predictions, "out_of_fold")
     folds = []
     for fold in sorted({int(fold) for fold in out_of_fold["fold"] if fold >= 0} | {fold for fold, _ in validated}):
-        table = score_table(out_of_fold[out_of_fold["fold"] == fold], cell_types)
+        own = out_of_fold[out_of_fold["fold"] == fold]
+        table = score_table(own, cell_types)
         unvalidated = sorted(name for (number, name), done in validated.items() if number == fold and not done)
-        folds.append({"fold": fold, **_values(table), "not_validated": unvalidated})
+        balanced = balanced_accuracy(own)
+        folds.append({"fold": fold, **_values(table), "balanced_accuracy": balanced, "not_validated": unvalidated})
     return {
         "schema": SCHEMA,
         **{score: _values(table) for score, table in tables.items()},
         "folds": folds,
         "throughput": throughput(history),
         "wells": {score: {name: cell.wells for name, cell in table["raw"].items()} for score, table in tables.items()},
+        "balanced_accuracy": {score: balanced_accuracy(known) for score, known in wells.items()},
+        "labels": {score: _label_counts(known) for score, known in wells.items()},
         "calibration": {score: _calibration_errors(known) for score, known in wells.items()},
     }
+
+
+def _label_counts(known: pd.DataFrame) -> dict[str, int]:
+    """How many labels the wells have, and the wells of the rarest and of the commonest of them."""
+    wells = known["truth"].value_counts()
+    return {"count": len(wells), "fewest": int(wells.min()), "most": int(wells.max())}
 
 
 def _values(table: ScoreTable) -> dict[str, dict[str, float]]:
@@ -175,22 +213,36 @@ def throughput(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def recall_by_perturbation(wells: pd.DataFrame) -> pd.DataFrame:
-    """For each true perturbation (index `truth`) its `wells`, and the fractions correct `assigned` and `raw`."""
+    """For each true perturbation (index `truth`) its `wells`, the fractions correct `assigned` and `raw`, and `precision`.
+
+    Precision, after assignment, is the fraction of the wells predicted as the perturbation that are of it; NaN if none is.
+    """
     known = scored(wells)
-    by_perturbation = correct(known).groupby(known["truth"])
-    return by_perturbation[["assigned", "raw"]].mean().assign(wells=by_perturbation.size())
+    hits = correct(known)
+    by_perturbation = hits.groupby(known["truth"])
+    precision = hits["assigned"].groupby(known["perturbation"]).mean()
+    found = by_perturbation[["assigned", "raw"]].mean().assign(wells=by_perturbation.size())
+    return found.assign(precision=precision.reindex(found.index))
 
 
-def worst_perturbations(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]:
-    """The perturbations of lowest recall after assignment, worst first; ties by lower raw recall, more wells, label.
+def worst_perturbations(wells: pd.DataFrame, limit: int | None = None) -> list[dict[str, Any]]:
+    """Perturbations by recall after assignment, worst first; ties by lower raw recall, more wells, label.
+
+    Args:
+        wells: a predictions table.
+        limit: the largest number of them, without those that are always right; None gives all.
 
     Returns:
-        For each its `truth`, `wells`, recalls `assigned` and `raw`; `by_cell_type`, a dictionary from cell type to (correct
-        after assignment, wells); `mistaken_for`, pairs of a wrong prediction and its number of wells, most frequent first.
+        For each its `truth`, `wells`, recalls `assigned` and `raw`, `precision` (None if it is never predicted);
+        `by_cell_type`, a dictionary from cell type to (correct after assignment, wells); `mistaken_for`, pairs of a wrong
+        prediction and its number of wells, most frequent first.
     """
     recall = recall_by_perturbation(wells)
     order, ascending = ["assigned", "raw", "wells", "truth"], [True, True, False, True]
-    worst = recall[recall["assigned"] < 1].sort_values(order, ascending=ascending).head(limit)
+    worst = recall.sort_values(order, ascending=ascending)
+    if limit is not None:
+        worst = worst[worst["assigned"] < 1].head(limit)
+    worst = worst.astype(object).where(worst.notna(), None)
     known, found = scored(wells), []
     for row in worst.reset_index().to_dict("records"):
         members = known[known["truth"] == row["truth"]]

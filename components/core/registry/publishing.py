@@ -222,7 +222,9 @@ def _card(model: ModelManifest, metrics: Mapping[str, Any], screen: Manifest) ->
         word=model.run_config().screen.perturbation_name,
         cell_types=cell_types,
         accuracy=accuracy_table(metrics).markup,
-        scores=[(SCORE_NAMES[name], name in metrics, text) for name, text in page.EXPLANATIONS.items()],
+        scores=[
+            (SCORE_NAMES[name], name in metrics, page.explanation(name, model.run_config())) for name in page.KINDS
+        ],
     )
 
 

@@ -89,10 +89,11 @@ def holdout_labels(screen: Screen, column: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id_code", column])
 
 
-def controls_warnings(plates: Sequence[Plate]) -> list[str]:
-    """A warning about plates without control wells, if there are any."""
-    bare = [plate.name for plate in plates if all(well.role == "treatment" for well in plate.wells)]
-    return [f"no control wells on {shortened(bare)}"] if bare else []
+def controls_warnings(plates: Sequence[Plate], holdout: bool) -> list[str]:
+    """A warning about plates without control wells, held out or not; none if the screen has no controls at all."""
+    bare = [plate for plate in plates if all(well.role == "treatment" for well in plate.wells)]
+    names = [plate.name for plate in bare if plate.holdout == holdout]
+    return [f"no control wells on {shortened(names)}"] if names and len(bare) < len(plates) else []
 
 
 def depth_warning(packing: Packing, results: Iterable[PackResult]) -> list[str]:

@@ -19,8 +19,9 @@ import pytest
 from components.core.config import CHANNELS, FoldsConfig, PriorConfig, RunConfig
 from components.core.errors import InputError
 from components.core.prior.plate_groups import WITHOUT_DESIGN, labelled_treatments
+from components.core.screen.manifests import controls_warnings
 from components.core.screen.packed import SiteReader
-from components.core.screen.wells import Plate
+from components.core.screen.wells import Plate, Role, Well
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import cluster_run_key
@@ -124,6 +125,18 @@ def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels
     truth = {row["id_code"]: row["sirna"] for row in csv.DictReader((tiny.root / "train.csv").open())}
     wells = [w.id_code for p in holdout.plates for w in p.wells if w.role == "treatment"]
     assert labels == [["id_code", "sirna"], *([well, truth[well]] for well in wells)]
+
+
+def test_plates_without_controls_are_a_warning_only_where_others_have_some() -> None:
+    def plate(name: str, *roles: Role, holdout: bool = False) -> Plate:
+        wells = tuple(Well(f"b_{name}_B{n:02d}", f"B{n:02d}", role, "x", ()) for n, role in enumerate(roles, 1))
+        return Plate("b", name, "HeLa", True, holdout, wells)
+
+    bare = [plate("1", "treatment"), plate("2", "treatment", holdout=True)]
+    assert controls_warnings(bare, False) == controls_warnings(bare, True) == []
+    plates = [*bare, plate("3", "treatment", "negative_control")]
+    assert controls_warnings(plates, False) == ["no control wells on b plate 1"]
+    assert controls_warnings(plates, True) == ["no control wells on b plate 2"]
 
 
 def test_a_new_experiment_packs_its_own_plates_only(tiny: TinyScreen):

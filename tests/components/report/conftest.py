@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from components.assign.step import TABLE
-from components.core.config import PackConfig, RunConfig
+from components.core.config import CHANNELS, PackConfig, RunConfig
 from components.core.screen.histograms import histogram
 from components.core.screen.ome_zarr import encode_chunk
 from components.core.storage.manifest import PlateRecord, SiteRecord, Vocabulary, WellRecord
@@ -78,10 +78,10 @@ class SyntheticRun:
         }  # fmt: skip
 
 
-def make_run(folder: Path) -> SyntheticRun:
-    """Writes a run of three cell types."""
+def make_run(folder: Path, channels: Sequence[str] = CHANNELS, controls: bool = True) -> SyntheticRun:
+    """Writes a run of three cell types, with some of six channels, and controls or none."""
     run = SyntheticRun(folder)
-    rng, picture = run.rng, _picture(run.rng)
+    rng, picture = run.rng, _picture(run.rng)[: len(channels)]
     plates: dict[str, list[PlateRecord]] = {"oof": [], "unlabelled": [], "holdout": []}
     folds = {}
     for cell_type, roles in ROLES.items():
@@ -89,16 +89,17 @@ def make_run(folder: Path) -> SyntheticRun:
             experiment, turn = f"{cell_type}-{number + 1:02d}", int(rng.integers(4))
             if role == "oof":
                 folds[experiment] = number % FOLDS
-            light_C = np.exp(rng.normal(0, 0.25, 6))
+            light_C = np.exp(rng.normal(0, 0.25, len(channels)))
             for plate in range(1, 5):
-                pictures = picture * (light_C * np.exp(rng.normal(0, 0.07, 6)))[:, None, None]
+                pictures = picture * (light_C * np.exp(rng.normal(0, 0.07, len(channels))))[:, None, None]
                 group = (plate - 1 + turn) % 4
-                plates[role].append(_plate(run, experiment, plate, group, role == "oof", pictures))
+                plates[role].append(_plate(run, experiment, plate, group, role == "oof", pictures, controls))
     warnings = (
         "HUVEC-01 plate 2, well C05, site 1, channel 6: every pixel is 0",
         "RPE-02 plate 3: no negative control",
     )
-    same: dict[str, Any] = {"image_shape": (SIDE, SIDE), "vocabulary": VOCABULARY}
+    vocabulary = VOCABULARY if controls else Vocabulary(treatments=VOCABULARY.treatments, positives=(), negatives=())
+    same: dict[str, Any] = {"image_shape": (SIDE, SIDE), "vocabulary": vocabulary, "channels": tuple(channels)}
     screen = manifest([*plates["oof"], *plates["unlabelled"]], folds=folds, warnings=warnings, **same)
     (folder / "screen.json").write_text(screen.model_dump_json())
     (folder / "holdout.json").write_text(manifest(plates["holdout"], **same).model_dump_json())
@@ -128,13 +129,19 @@ def _picture(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _plate(
-    run: SyntheticRun, experiment: str, number: int, group: int, labelled: bool, picture: NDArray[np.float64]
+    run: SyntheticRun,
+    experiment: str,
+    number: int,
+    group: int,
+    labelled: bool,
+    picture: NDArray[np.float64],
+    controls: bool,
 ) -> PlateRecord:
     """Packs a plate whose wells all show the picture, with noise."""
     rng = run.rng
     treatments = rng.permutation(VOCABULARY.treatments[group * GROUP :][:GROUP]).tolist()
-    labels = [*((perturbation, "treatment") for perturbation in treatments), *CONTROLS]
-    wells, counts_C256 = [], np.zeros((6, 256), np.int64)
+    labels = [*((perturbation, "treatment") for perturbation in treatments), *(CONTROLS if controls else ())]
+    wells, counts_C256 = [], np.zeros((len(picture), 256), np.int64)
     for (perturbation, kind), well in zip(labels, rng.permutation(POSITIONS)[: len(labels)].tolist(), strict=True):
         sites = []
         for site in (1, 2):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from components.core.evaluation.table import accuracy_table
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RunRecord
+from components.core.tables import read_table_file, unescaped
 from components.report.step import main, publish, run
-from tests.components.report.conftest import LINEAGE, SKILL, TEMPERATURE, SyntheticRun, treated
+from tests.components.report.conftest import LINEAGE, SKILL, TEMPERATURE, SyntheticRun, make_run, treated
 from tests.components.report.page import check_page
 from tests.tiny_screen import MemoryStore
 
@@ -70,6 +72,11 @@ def test_predictions_lineage_and_configuration_are_written(report: Path, finishe
     lineage = json.loads((report / "lineage.json").read_text())
     assert (lineage["manifest_digest"], lineage["steps"]) == (screen.digest(), LINEAGE["steps"])
     assert RunConfig.load(str(report / "config.yaml")) == finished_run.arguments(report)["config"]
+    # Where the labels were known, or hidden by the product itself, the truth stands beside the prediction.
+    for name in ("predictions_oof.csv", "predictions_holdout.csv"):
+        known = pd.read_csv(report / name)
+        assert list(known) == [*table, "true_sirna"]
+        assert known["true_sirna"].tolist() == known["id_code"].map(finished_run.labels).tolist()
 
 
 def test_truth_and_a_start_from_an_earlier_run_change_no_prediction_and_are_reported(
@@ -253,3 +260,67 @@ def test_a_report_without_plate_design_says_so_once_and_shows_one_stage(
     terminal = accuracy_table(metrics).markup
     assert "stage" not in terminal
     assert terminal.count("\n") == 4 + len(metrics["wells"]) - 1
+
+
+LABELS = ("=1+1", "-cell", "+up", "@x", "plain")
+
+
+def of_phenotypes(folder: Path) -> dict[str, Any]:
+    """A run of one channel, no controls, no plate design, and five labels, one much commoner than the others."""
+    (folder / "in").mkdir()
+    run_ = make_run(folder / "in", ["H2B"], controls=False)
+    arguments = without_design(run_, folder)
+    for path in [*folder.rglob("*.json"), *folder.rglob("*.csv")]:
+        text = path.read_text()
+        text = re.sub(r"sirna_(\d+)(?=[\",\n])", lambda number: LABELS[min(int(number[1]) // 2, 4)], text)
+        if path.name in ("screen.json", "holdout.json"):
+            manifest = json.loads(text)
+            manifest["vocabulary"]["treatments"] = sorted(LABELS)
+            text = json.dumps(manifest)
+        path.write_text(text.replace("id_code,sirna", "id_code,phenotype"))
+    changes = {
+        "pretrain": {"selection": "last"}, "mean_teacher": {"enabled": False}, "backbones": [{"name": "plain", "kind": "plain"}],
+        "screen": {"perturbation_name": "phenotype", "image_size": 24},
+    }  # fmt: skip
+    return {**arguments, "config": RunConfig.model_validate({"name": "cells", **changes})}
+
+
+def test_a_report_of_phenotypes_says_nothing_that_the_run_does_not_have(tmp_path: Path) -> None:
+    arguments = of_phenotypes(tmp_path)
+    metrics = run(**arguments)
+    out = arguments["out"]
+    page = (out / "report.html").read_text()
+    check_page(page)
+    shown = page.split("<summary>Configuration")[0].split("</style>", 1)[1]
+    assert shown.count("data:image/png;base64,") == 8
+    for absent in ("siRNA", "composite", "mean teacher", "Pretraining", "selected on them,", "</svg> control<"):
+        assert absent not in shown, absent
+    assert shown.count("no control wells") == 1
+    for present in ("5 phenotypes", "nothing was selected on them", "Each phenotype", "precision"):
+        assert present in shown, present
+    # Spreadsheets execute none of the cells, and the table reads back as it was.
+    text = (out / "predictions_oof.csv").read_text()
+    assert not re.search(r"(?m)(^|,)[=+@-](?!\d)", text)
+    table = unescaped(read_table_file(out / "predictions_oof.csv", ["id_code", "phenotype", "true_phenotype"]))
+    assert set(table["true_phenotype"]) == set(LABELS)
+    hits = table["phenotype"] == table["true_phenotype"]
+    recall = hits.groupby(table["true_phenotype"]).mean()
+    assert metrics["out_of_fold"]["raw"]["overall"] == pytest.approx(hits.mean(), abs=1e-6)
+    balanced = metrics["balanced_accuracy"]["out_of_fold"]["raw"]["overall"]
+    assert balanced == pytest.approx(recall.mean(), abs=1e-6)
+    wells = table["true_phenotype"].value_counts()
+    assert metrics["labels"]["out_of_fold"] == {"count": 5, "fewest": wells.min(), "most": wells.max()}
+    assert shown.count(f"balanced accuracy {100 * balanced:.1f} %") == 1
+    assert f"{100 * balanced:.1f}" in accuracy_table(metrics).markup
+    for label, right in recall.items():
+        row = re.search(rf'scope="row">{re.escape(escape(label))} \({wells[label]}\)</th>(.*)', shown)
+        assert row is not None, label
+        assert f' class="d" title="{escape(label)} predicted as {escape(label)}">{100 * right:.0f}</td>' in row[1]
+
+
+def test_balanced_accuracy_is_not_shown_where_labels_are_equally_frequent(report: Path) -> None:
+    metrics = read_metrics(report)
+    assert set(metrics["balanced_accuracy"]) == set(ROLES)
+    assert metrics["balanced_accuracy"]["unlabelled"]["raw"] == pytest.approx(metrics["unlabelled"]["raw"], abs=1e-6)
+    assert "balanced accuracy" not in (report / "report.html").read_text()
+    assert "balanced" not in accuracy_table(metrics).markup

@@ -19,10 +19,10 @@ DASHES = ("-", (0, (3, 1.2)))
 """One a backbone: solid, dashed."""
 
 
-def draw_pretrain(history: Sequence[Mapping[str, Any]]) -> str | None:
-    """Inline SVG: one column a backbone, one line a fold; None without pretrain records."""
+def draw_pretrain(history: Sequence[Mapping[str, Any]], title: str = "Pretraining") -> str | None:
+    """Inline SVG: one column a backbone, one line a fold; None without pretrain records. The title begins its description."""
     records = [record for record in history if record["step"] == "pretrain"]
-    return _draw("pretrain", pd.DataFrame(records), "backbone", "Pretraining, all cell types") if records else None
+    return _draw("pretrain", pd.DataFrame(records), "backbone", title) if records else None
 
 
 def draw_mean_teacher(history: Sequence[Mapping[str, Any]], cell_types: Sequence[str]) -> str | None:
@@ -64,6 +64,7 @@ def _draw(name: str, records: pd.DataFrame, column: str, what: str) -> str:
                         marker = "o" if len(points) <= 12 else None
                         ax.plot(points["epoch"], points[value], **look, marker=marker, markersize=2.5)
             loss_ax.set_title(panel)
+            accuracy_ax.set_xlim(loss_ax.get_xlim())  # validation may be of few epochs
             accuracy_ax.set_ylim(0, 1)
             accuracy_ax.set_xlabel("epoch")
             if own["accuracy"].isna().all():

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 from components.core.evaluation.scores import UNSURE
+from components.core.screen.wells import ROWS, split_well
 from components.core.storage.manifest import PlateRecord
 
 CELL = 11
@@ -28,17 +29,17 @@ def shade(confidence: float) -> int:
     return sum(confidence >= edge for edge in EDGES)
 
 
-def plate_extent(plates: Sequence[PlateRecord]) -> tuple[str, str, int, int]:
-    """First and last row letter and column number in use, so that all plates share one geometry."""
-    wells = [well.well for plate in plates for well in plate.wells]
-    rows, columns = [well[0] for well in wells], [int(well[1:]) for well in wells]
+def plate_extent(plates: Sequence[PlateRecord]) -> tuple[int, int, int, int]:
+    """First and last row and column in use, numbers from 0 and from 1, so that all plates share one geometry."""
+    places = {split_well(well.well) for plate in plates for well in plate.wells}
+    rows, columns = [ROWS.index(row) for row, _ in places], [int(column) for _, column in places]
     return min(rows), max(rows), min(columns), max(columns)
 
 
 def draw(
     plate: PlateRecord,
     predictions: Mapping[str, Any],
-    extent: tuple[str, str, int, int],
+    extent: tuple[int, int, int, int],
     marked: Container[str] = (),
 ) -> str:
     """One plate: treatment wells shaded by confidence, controls as dots, unused positions empty.
@@ -50,7 +51,7 @@ def draw(
         marked: id_codes of wells, controls too, that get a frame.
     """
     top, bottom, first, last = extent
-    rows = [chr(code) for code in range(ord(top), ord(bottom) + 1)]
+    rows = ROWS[top : bottom + 1]
     width, height = LEFT + CELL * (last - first + 1) + 1, TOP + CELL * len(rows) + 1
     parts = []
     for column in range(first, last + 1):
@@ -60,7 +61,8 @@ def draw(
         parts.append(f'<text x="7" y="{TOP + CELL * r + 8.5:g}">{row}</text>')
     confidences = []
     for well in plate.wells:
-        x, y = LEFT + CELL * (int(well.well[1:]) - first), TOP + CELL * (ord(well.well[0]) - ord(top))
+        row, number = split_well(well.well)
+        x, y = LEFT + CELL * (int(number) - first), TOP + CELL * (ROWS.index(row) - top)
         found = predictions.get(well.id_code)
         if well.role != "treatment":
             parts.append(f'<circle cx="{x + 5}" cy="{y + 5}" r="1.6"/>')

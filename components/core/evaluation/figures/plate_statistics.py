@@ -108,7 +108,9 @@ def draw_statistics(
         axes[0][0].set_ylabel("as imaged\ngrey level")
         axes[0][0].set_ylim(bottom=0)
         axes[1][0].set_ylabel(
-            f"standardised by {domain.replace('_', ' ')}" if domain != "none" else "divided by the range"
+            "divided by the range"
+            if domain == "none"
+            else f"standardised by {'plate' if domain == 'image' else domain.replace('_', ' ')}"
         )
         present = [name for name in cell_types if any(plate.cell_type == name for plate in plates)]
         dots = [series_colour(rank[name]) for name in present]

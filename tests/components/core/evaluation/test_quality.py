@@ -14,10 +14,12 @@ from scipy.ndimage import laplace
 from components.core.evaluation.quality import (
     focus,
     nuclear_fraction,
+    nuclei_channel,
     otsu_threshold,
     reasons_to_look,
     robust_scores,
     saturated,
+    saturation_level,
     site_quality,
     well_quality,
 )
@@ -59,6 +61,40 @@ def test_blur_lowers_focus(site) -> None:
 def test_saturated_counts_the_brightest_pixels() -> None:
     site_CHW = np.random.default_rng(1).integers(0, 256, (2, 40, 30), np.uint8)
     assert saturated(histogram(site_CHW)) == pytest.approx((site_CHW == 255).mean(axis=(1, 2)))
+
+
+def test_a_camera_of_twelve_bits_saturates_at_its_own_largest_value() -> None:
+    light = np.random.default_rng(1).gamma(2.0, 600.0, (2, 64, 64))
+    clipped = light.clip(0, 4095).astype(np.uint16)
+    counts = histogram(clipped)
+    level = saturation_level(counts)
+    assert level == 4095
+    assert saturated(counts, level) == pytest.approx((light >= 4095).mean(axis=(1, 2)))
+    # A largest value that is nobody's limit, or that no more pixels have than the one below, is just bright.
+    for bright in (clipped // 2, np.minimum(light, 4000).astype(np.uint16)):
+        assert saturation_level(histogram(bright)) == 65535
+    assert saturation_level(histogram(np.full((1, 8, 8), 40, np.uint8))) == 255
+
+
+@pytest.mark.parametrize(
+    ("channels", "found"),
+    [
+        (("Mito", "OrigDNA", "AGP"), None), (("ER", "RNA", "DNA"), 2), (("w2", "Hoechst 33342"), 1), (("nucleoli", "nuclei"), 1),
+        (("DAPI_1",), 0), (("H2B",), 0), (("w1", "w2"), None),
+    ],
+)  # fmt: skip
+def test_the_channel_of_nuclei_is_found_by_name(channels: tuple[str, ...], found: int | None) -> None:
+    assert nuclei_channel(channels) == found
+
+
+def test_without_a_channel_of_nuclei_no_well_has_few_cells(plate) -> None:
+    plate[11, :, 0] = 12
+    plate[11, 0, 0, 0, 0] = 13
+    sites = [site for well in plate for site in well]
+    measures = np.array([site_quality(site, 0, None) for site in sites])
+    wells = well_quality(measures, np.repeat(np.arange(len(plate)), 2), ("w1", "w2"))
+    assert "nuclei_share" not in wells
+    assert "cells" not in "".join(reasons_to_look(wells, ("w1", "w2")))
 
 
 @given(COUNTS)
@@ -125,7 +161,7 @@ def plate() -> NDArray[np.uint8]:
 def reasons(plate: NDArray[np.uint8]) -> list[str]:
     sites = [site for well in plate for site in well]
     threshold = otsu_threshold(sum(histogram(site)[0] for site in sites))
-    measures = np.array([site_quality(site, threshold) for site in sites])
+    measures = np.array([site_quality(site, threshold, 0) for site in sites])
     return reasons_to_look(well_quality(measures, np.repeat(np.arange(len(plate)), 2), CHANNELS), CHANNELS)
 
 

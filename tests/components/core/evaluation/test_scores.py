@@ -6,6 +6,7 @@ import pytest
 from components.core.evaluation.metrics import top1, top1_by_cell_type
 from components.core.evaluation.scores import (
     Accuracy,
+    balanced_accuracy,
     choose_examples,
     recall_by_perturbation,
     throughput,
@@ -46,13 +47,23 @@ def test_confusions_are_worst_first_for_any_order_of_wells() -> None:
     worst = worst_perturbations(table, 10)
     assert worst == [
         {"truth": "a", "assigned": 0.25, "raw": 0.75, "wells": 4, "by_cell_type": {"U2OS": (1, 2), "RPE": (0, 2)},
-         "mistaken_for": [("b", 2), ("c", 1)]},
+         "mistaken_for": [("b", 2), ("c", 1)], "precision": 0.5},
         {"truth": "b", "assigned": 0.5, "raw": 0.5, "wells": 2, "by_cell_type": {"RPE": (1, 2)},
-         "mistaken_for": [("a", 1)]},
+         "mistaken_for": [("a", 1)], "precision": 1 / 3},
     ]  # fmt: skip
     assert worst_perturbations(table[::-1], 10) == worst
     assert worst_perturbations(table, 1) == worst[:1]
-    assert recall_by_perturbation(table)["assigned"].to_dict() == {"a": 0.25, "b": 0.5, "c": 1.0}
+    assert [row["truth"] for row in worst_perturbations(table)] == ["a", "b", "c"]
+    recall = recall_by_perturbation(table)
+    assert recall["assigned"].to_dict() == {"a": 0.25, "b": 0.5, "c": 1.0}
+    assert recall["precision"].to_dict() == {"a": 0.5, "b": 1 / 3, "c": 0.5}
+
+
+def test_balanced_accuracy_counts_each_label_the_same() -> None:
+    found = balanced_accuracy(predictions(CONFUSED))
+    assert found["assigned"] == pytest.approx({"overall": 1.75 / 3, "RPE": 1.5 / 3, "U2OS": 0.5}, abs=1e-6)
+    assert found["raw"]["overall"] == pytest.approx((0.75 + 0.5 + 1) / 3, abs=1e-6)
+    assert balanced_accuracy(predictions([{"truth": None}])) == {}
 
 
 def test_examples_alternate_over_cell_types_the_most_confident_first() -> None:

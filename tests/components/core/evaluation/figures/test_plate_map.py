@@ -19,7 +19,7 @@ def test_wells_are_drawn_at_their_positions() -> None:
     )
     wells = {row.id_code: row for row in table.itertuples(index=False)}
     extent = plate_extent([plate])
-    assert extent == ("B", "O", 2, 23)
+    assert extent == (1, 14, 2, 23)
     svg = ElementTree.fromstring(draw(plate, wells, extent))
     rects = {r.get("class"): (float(r.get("x")), float(r.get("y"))) for r in svg.iter("rect")}
     origin = rects["c0"]
@@ -31,3 +31,12 @@ def test_wells_are_drawn_at_their_positions() -> None:
     assert [t.text for t in svg.iter("title")][1] == "D05 <a> 0.97, truly c"
     assert [r.get("class") for r in svg.iter("rect")].count("e") == 1, "a well without a prediction is empty"
     assert "3 wells, 1 with confidence below 0.6" in svg.get("aria-label")
+
+
+def test_rows_beyond_z_follow_it() -> None:
+    plate = plate_record("RPE-01", 2, dict.fromkeys(("Y47", "AB48"), ("negative_control", None)))
+    extent = plate_extent([plate])
+    svg = ElementTree.fromstring(draw(plate, {}, extent))
+    first, last = ((float(c.get("cx")), float(c.get("cy"))) for c in svg.iter("circle"))
+    assert (last[0] - first[0], last[1] - first[1]) == (11, 3 * 11)
+    assert [text.text for text in svg.iter("text")] == ["47", "48", "Y", "Z", "AA", "AB"]
