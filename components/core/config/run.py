@@ -76,6 +76,12 @@ class ScreenConfig(FrozenModel):
         description="table of the wells' perturbations, or JUMP's barcode_platemap: a path relative to the screen's folder, or an "
         "absolute one; null looks for it there. Layouts loaddata, files and omezarr",
     )
+    path_prefixes: dict[str, str] = Field(
+        default_factory=dict,
+        description="where images are now whose table was written on another machine: beginnings of their paths, and the "
+        "folder (absolute, or relative to the screen's) or s3:// address that takes their place, for example "
+        "{/home/ubuntu/bucket: s3://cellpainting-gallery}. Layouts loaddata and samplesheet",
+    )
     pattern: str | None = Field(
         None,
         min_length=1,

@@ -162,7 +162,11 @@ def read_sites(source: ScreenSource, sites: Sequence[SiteFiles], channels: Seque
     of_zarr = list(dict.fromkeys(plane for site in sites for plane in site.planes if is_zarr(plane.path)))
     try:
         files = dict(zip(of_files, source.read_many(of_files), strict=True)) if of_files else {}
-        planes = dict(zip(of_zarr, read_zarr_planes(source, of_zarr), strict=True)) if of_zarr else {}
+        planes = (
+            dict(zip(of_zarr, read_zarr_planes(source, [(each.path, each.index) for each in of_zarr]), strict=True))
+            if of_zarr
+            else {}
+        )
     except UnreadableError as error:
         site, plane = next(
             ((site, plane) for site in sites for plane in site.planes if error.path.startswith(plane.path)),
@@ -210,10 +214,10 @@ def decode_channel(
     first, *others = site.channels[channel]
     plane = first
     try:
-        decode_plane(contents[first], first.index, out_HW)
+        decode_plane(contents[first], first.index, out_HW, first.file)
         for plane in others:
             one_HW = np.empty_like(out_HW)
-            decode_plane(contents[plane], plane.index, one_HW)
+            decode_plane(contents[plane], plane.index, one_HW, plane.file)
             np.maximum(out_HW, one_HW, out=out_HW)
     except BadImageError as error:
         raise _bad_image(source, site, plane, channels, error) from None

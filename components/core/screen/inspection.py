@@ -20,7 +20,7 @@ from components.core.errors import InputError
 from components.core.screen.layouts import chosen_layout, read_rows
 from components.core.screen.layouts.checks import make_screen
 from components.core.screen.plane_header import BadImageError, bits, pixels
-from components.core.screen.planes import Content, decode_plane, plane_header
+from components.core.screen.planes import Content, checksums, decode_plane, plane_header
 from components.core.screen.screen_source import ScreenSource, UnreadableError
 from components.core.screen.wells import Plane, Plate, Screen, natural_key, plate_shape
 from components.core.screen.zarr_images import is_zarr, read_zarr_planes
@@ -132,7 +132,8 @@ def _images(source: ScreenSource, screen: Screen) -> tuple[list[Finding], _Heade
                 content = _content(source, plane)
                 header = plane_header(content)
                 image_HW = np.empty(header.shape, header.dtype)
-                decode_plane(content, plane.index, image_HW)
+                checksums(content)
+                decode_plane(content, plane.index, image_HW, plane.file)
             except (BadImageError, UnreadableError) as error:
                 bad.append(f"{name}: {getattr(error, 'reason', error)}")
                 continue

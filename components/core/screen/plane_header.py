@@ -26,9 +26,19 @@ class PlaneHeader:
     shape: tuple[int, int]  # height and width, pixels
     dtype: PixelType
     planes: int = 1  # pages of a TIFF times samples of a pixel, or (t, c, z) of an OME-Zarr image
+    axes: str = ""  # of an OME-Zarr image the axes before y and x, with their lengths
 
-    def check(self, shape: tuple[int, int], dtype: PixelType, index: int) -> None:
-        """Raises BadImageError unless there is a plane of this index and the expected form."""
+    @property
+    def contents(self) -> str:
+        """What planes there are: an index means the same in files of the same contents."""
+        return self.axes or contents_of(self.planes)
+
+    def check(self, shape: tuple[int, int], dtype: PixelType, index: int, contents: str = "") -> None:
+        """Raises BadImageError unless there is a plane of this index and the expected form, among the expected contents, if any."""
+        if contents and self.contents != contents:
+            raise BadImageError(
+                f"expected {contents}, found {self.contents}: which is the wanted one is not known; export it as the others"
+            )
         if self.shape != shape:
             raise BadImageError(
                 f"expected {pixels(shape)}, found {pixels(self.shape)}; the images of a screen have one size: correct "
@@ -56,6 +66,11 @@ class ImageForm:
     def site_shape(self) -> tuple[int, int, int]:
         """Shape of a site."""
         return (len(self.channels), *self.shape)
+
+
+def contents_of(planes: int) -> str:
+    """`PlaneHeader.contents` of a file, not an OME-Zarr, that holds so many planes."""
+    return f"{planes} plane{'' if planes == 1 else 's'}"
 
 
 def pixels(shape: tuple[int, int]) -> str:

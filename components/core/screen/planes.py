@@ -66,20 +66,26 @@ def checksums(content: Content) -> str:
     return f"{deflate_crc32(content):08x}{deflate_adler32(content):08x}"
 
 
-def decode_plane(content: Content, index: int, out_HW: Pixels) -> None:
+def decode_plane(content: Content, index: int, out_HW: Pixels, contents: str = "") -> None:
     """Decodes a plane of a file that `checksums` accepted into an array, C-contiguous, whose form the plane must have.
 
+    Args:
+        content: of the file.
+        index: the plane's.
+        out_HW: receives the pixels.
+        contents: what planes the file must hold, `Plane.file`; empty for any.
+
     Raises:
-        BadImageError: another format, size or bit depth, no such plane, or the file is truncated or damaged.
+        BadImageError: another format, size or bit depth, no such plane, other planes, or the file is truncated or damaged.
     """
     if isinstance(content, ZarrPlane):
-        decode_zarr(content, index, out_HW)
+        decode_zarr(content, index, out_HW, contents)
     elif content.startswith(PNG):
-        decode_png(content, index, out_HW)
+        decode_png(content, index, out_HW, contents)
     elif content.startswith(TIFF):
-        decode_tiff(content, index, out_HW)
+        decode_tiff(content, index, out_HW, contents)
     elif content.startswith(_JPEG):
-        _decode_jpeg(content, index, out_HW)
+        _decode_jpeg(content, index, out_HW, contents)
     else:
         raise _unknown(content)
 
@@ -112,10 +118,10 @@ def _jpeg_header(content: bytes) -> PlaneHeader:
     return PlaneHeader((height, width), "uint8", samples)
 
 
-def _decode_jpeg(content: bytes, index: int, out_HW: Pixels) -> None:
+def _decode_jpeg(content: bytes, index: int, out_HW: Pixels, contents: str) -> None:
     header = _jpeg_header(content)
     height, width = out_HW.shape
-    header.check((height, width), PIXEL_TYPES[out_HW.dtype], index)
+    header.check((height, width), PIXEL_TYPES[out_HW.dtype], index, contents)
     if not content.rstrip(b"\0").endswith(b"\xff\xd9"):  # libjpeg would fill what is missing with grey
         raise BadImageError(f"the file is truncated; {COPY_AGAIN}")
     try:

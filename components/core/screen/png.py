@@ -90,15 +90,15 @@ def check_png(data: bytes) -> bytes:
     return b"".join(checksums)
 
 
-def decode_png(data: bytes, index: int, out_HW: Pixels) -> None:
-    """Decodes a plane of a PNG that `check_png` accepted.
+def decode_png(data: bytes, index: int, out_HW: Pixels, contents: str = "") -> None:
+    """Decodes a plane of a PNG that `check_png` accepted; see decode_plane.
 
     Raises:
         BadImageError: another form than the array's, or the compressed stream is broken although its checksums match.
     """
     header = png_header(data)
     height, width = out_HW.shape
-    header.check((height, width), PIXEL_TYPES[out_HW.dtype], index)
+    header.check((height, width), PIXEL_TYPES[out_HW.dtype], index, contents)
     grey = data[_COLOUR_AT] == _GREY
     stream = _plain_stream(data) if grey else None
     if stream is not None and _decode_stream(stream, out_HW):
@@ -119,6 +119,8 @@ def _plain_stream(data: bytes) -> bytes | None:
     position, before = len(SIGNATURE), b""
     parts: list[bytes] = []
     while position < len(data):
+        if position + 8 > len(data):
+            raise BadImageError(f"the file is truncated; {COPY_AGAIN}")
         length, kind = struct.unpack_from(">I4s", data, position)
         if kind == b"IDAT" and (not parts or before == kind):
             parts.append(data[position + 8 : position + 8 + length])

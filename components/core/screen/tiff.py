@@ -50,8 +50,8 @@ def tiff_header(content: bytes) -> PlaneHeader:
         return _header(file)
 
 
-def decode_tiff(content: bytes, index: int, out_HW: Pixels) -> None:
-    """Decodes a plane into an array of its form.
+def decode_tiff(content: bytes, index: int, out_HW: Pixels, contents: str = "") -> None:
+    """Decodes a plane into an array of its form; see decode_plane.
 
     Raises:
         BadImageError: another form, no such plane, or a strip or tile that is missing, cut or broken.
@@ -59,7 +59,7 @@ def decode_tiff(content: bytes, index: int, out_HW: Pixels) -> None:
     with _opened(content) as file:
         header = _header(file)
         height, width = out_HW.shape
-        header.check((height, width), PIXEL_TYPES[out_HW.dtype], index)
+        header.check((height, width), PIXEL_TYPES[out_HW.dtype], index, contents)
         samples = _first(file).samplesperpixel
         number, sample = divmod(index, samples)
         pages = [0] if len(file.pages) == 1 else _planes(file)

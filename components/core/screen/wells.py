@@ -27,6 +27,7 @@ class Plane(NamedTuple):
 
     path: str  # relative to the screen's folder, or absolute, or an address of S3; of OME-Zarr the folder of the array
     index: int = 0  # type: ignore[assignment]  # hides tuple.index: page of a TIFF, sample of a colour picture, or plane of an array over all axes but the last two, C order
+    file: str = ""  # what planes its file must hold, as PlaneHeader.contents has it: those of the file that the index was found by
 
 
 class Site(NamedTuple):

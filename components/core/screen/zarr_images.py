@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -22,6 +23,7 @@ from components.core.screen.screen_source import ScreenSource, UnreadableError
 if TYPE_CHECKING:
     from zarr import Array
 
+_ZARR = re.compile(r"\.zarr(?:/|$)|(?:^|/)[A-Z]{1,2}/\d{1,2}/\w+$", re.IGNORECASE)
 _MICROMETRES = {"micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
 
 
@@ -33,6 +35,7 @@ class ZarrImage:
     document: str  # name of the array's metadata, by the version of Zarr
     metadata: bytes  # of the array
     pixel_size: float | None  # micrometres, along x
+    axes: tuple[str, ...]  # before y and x
 
     def array(self, files: Mapping[str, bytes]) -> Array[Any]:
         """The array of some chunks; raises anything for damaged metadata."""
@@ -54,8 +57,8 @@ class ZarrPlane:
 
 
 def is_zarr(path: str) -> bool:
-    """Whether a plane's path leads into an OME-Zarr: a part of it ends in `.zarr`."""
-    return any(part.lower().endswith(".zarr") for part in path.split("/"))
+    """Whether a plane's path is that of an OME-Zarr image: in a folder `.zarr`, or of a plate of another name, ROW/COLUMN/IMAGE."""
+    return _ZARR.search(path) is not None
 
 
 def read_zarr_planes(source: ScreenSource, planes: Iterable[tuple[str, int]]) -> list[ZarrPlane]:
@@ -89,7 +92,7 @@ def open_image(source: ScreenSource, path: str) -> ZarrImage:
         raise UnreadableError(path, f"expected axes that end in y and x, found {', '.join(names)}")
     document = ".zarray" if document == ".zattrs" else document
     metadata = source.read_many([f"{folder}/{document}"])[0]
-    image = ZarrImage(folder, document, metadata, _pixel_size(dataset, axes[-1]))
+    image = ZarrImage(folder, document, metadata, _pixel_size(dataset, axes[-1]), tuple(names[:-2]))
     try:
         dimensions = image.array({}).ndim
     except Exception as error:  # of many kinds
@@ -106,19 +109,22 @@ def zarr_header(image: ZarrImage) -> PlaneHeader:
     if found is None:
         raise BadImageError(f"expected 8- or 16-bit unsigned pixels, found {array.dtype}")
     *others, height, width = array.shape
-    return PlaneHeader((height, width), found, math.prod(others))
+    axes = ", ".join(f"{axis} {length}" for axis, length in zip(image.axes, others, strict=True))
+    return PlaneHeader((height, width), found, math.prod(others), f"planes of axes {axes}" if axes else "")
 
 
 def zarr_checksums(plane: ZarrPlane) -> str:
     """As planes.checksums."""
-    content = b"".join(part for key in sorted(plane.files) for part in (key.encode(), plane.files[key]))
+    # With the metadata: other bytes of a type, a fill value or a codec make other pixels of the same chunks.
+    files = {plane.image.document: plane.image.metadata, "axes": repr(plane.image.axes).encode(), **plane.files}
+    content = b"".join(part for key in sorted(files) for part in (key.encode(), files[key]))
     return f"{deflate_crc32(content):08x}{deflate_adler32(content):08x}"
 
 
-def decode_zarr(plane: ZarrPlane, index: int, out_HW: Pixels) -> None:
+def decode_zarr(plane: ZarrPlane, index: int, out_HW: Pixels, contents: str = "") -> None:
     """Decodes a plane into an array of its form; BadImageError if a chunk is damaged or the form is another."""
     height, width = out_HW.shape
-    zarr_header(plane.image).check((height, width), PIXEL_TYPES[out_HW.dtype], index)
+    zarr_header(plane.image).check((height, width), PIXEL_TYPES[out_HW.dtype], index, contents)
     try:
         array = plane.image.array(plane.files)
         out_HW[:] = array[tuple(map(int, np.unravel_index(index, array.shape[:-2])))]

@@ -34,6 +34,7 @@ def check_rows(reading: Reading, rows: Rows) -> Rows:
         raise InputError(f"{reading.source.address()}: the screen is empty, its tables have no wells")
     checks = _Checks(reading, rows)
     checks.unique()
+    checks.cell_types()
     if reading.labels:
         checks.labels()
     if reading.images:
@@ -63,35 +64,31 @@ class _Checks:
 
     def __init__(self, reading: Reading, rows: Rows) -> None:
         self._reading, self._rows, self._sites = reading, rows, rows.sites
-        # One row a line of the tables: a table of wells has a line for all sites of a well.
-        self._lines = rows.sites.drop_duplicates(["file", "line"])
+        # One row a line of the tables and well: a line has all sites of a well, and may be for several plates.
+        self._lines = rows.sites.drop_duplicates(["file", "line", *KEY])
         self._wells = rows.sites.drop_duplicates(KEY)
 
     def unique(self) -> None:
-        """Each well, or site, appears once in all tables, and all rows of a well say the same."""
-        per_well = self._rows.per_well
-        key = KEY if per_well else [*KEY, "site"]
-        lines = self._lines[self._lines["site"] > 0] if not per_well else self._lines
-        again = lines.duplicated(key)
-        if again.any():
-            first = {tuple(row[name] for name in key): row for _, row in lines[~again].iterrows()}
-            for row in self._each(lines[again]):
-                place = self._place(first[tuple(getattr(row, name) for name in key)])
-                what = "well" if per_well else "site"
-                advice = f"the {what} appears twice, first in {place}; remove one of the rows"
-                self._add(row, "id_code" if per_well else "site", advice)
-        if per_well:
-            return
-        for name in ("role", "perturbation", "cell_type"):
-            values = self._lines.groupby(KEY, sort=False)[name]
-            first_value = values.transform("first")
-            differs = self._lines[name].fillna("") != first_value.fillna("")
-            if differs.any():
-                first_line = self._lines.groupby(KEY, sort=False)["line"].transform("first")
-                for row in self._each(self._lines.assign(first_line=first_line)[differs]):
-                    self._add(
-                        row, name, f"another site of the well differs, line {row.first_line}: correct one of them"
-                    )
+        """Each well appears once in all tables; sites of tables that have a row each are checked when their planes are sorted."""
+        again = self._lines.duplicated(KEY)
+        if self._rows.per_well and again.any():
+            first = {tuple(row[name] for name in KEY): row for _, row in self._lines[~again].iterrows()}
+            for row in self._each(self._lines[again]):
+                place = self._place(first[tuple(getattr(row, name) for name in KEY)])
+                self._add(row, "id_code", f"the well appears twice, first in {place}; remove one of the rows")
+
+    def cell_types(self) -> None:
+        """An experiment has one cell type: its networks and folds are those of the type."""
+        types = self._wells.groupby("experiment", sort=False)["cell_type"].agg(lambda each: sorted(set(each.dropna())))
+        mixed = types[types.map(len) > 1]
+        if len(mixed):
+            experiment, names = str(mixed.index[0]), mixed.iloc[0]
+            self._reading.refuse(
+                f"experiment{'s' if len(mixed) > 1 else ''} of several cell types, and one is expected: give the wells of each "
+                f"cell type an experiment of their own in the tables' column experiment, for example {experiment}-{names[0]} and "
+                f"{experiment}-{names[1]}",
+                [f"{name}: {', '.join(each)}" for name, each in mixed.items()],
+            )
 
     def labels(self) -> None:
         """A perturbation has one role, controls of unlabelled experiments are known, and no label is a slip."""
@@ -155,9 +152,9 @@ def _with_images(reading: Reading, rows: Rows) -> pd.DataFrame:
         words = f"{_count(int(bare.sum()), 'well')} of {names.nunique()} without images"
         if drop:
             reading.warn(f"{words} left out (screen.missing_images)", names[bare])
-        elif bare.all():
+        elif bare.all() and not reading.missing:
             reading.refuse(f"no images found: {rows.looked_for}")
-        else:
+        elif not bare.all():
             reading.refuse(f"{words} ({rows.looked_for}): {advice}", names[bare])
     # Of a screen whose sites are all incomplete, another number of channels was reported already.
     if partial.any() and not (partial[~bare].all() and any(finding.wrong for finding in reading.findings)):

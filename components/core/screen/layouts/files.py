@@ -18,7 +18,7 @@ import pandas as pd
 from components.core.errors import InputError
 from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
 from components.core.screen.layouts.reading import Layout, Reading, Rows
-from components.core.screen.layouts.stacks import COLUMNS, NO_Z, stack_sites
+from components.core.screen.layouts.stacks import COLUMNS, NO_Z, PROJECTION, stack_sites
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import natural_key, well_at, well_name
 
@@ -43,6 +43,7 @@ ALIASES = {
 }
 _IMAGE = re.compile(rf".+{_END}", re.IGNORECASE)
 _STEP = re.compile(r"(?i)(?:TimePoint_(?P<t>\d+)|ZStep_(?P<z>\d+)|Images|TIFF?s?)")
+"""Folders that are no plate's. ImageXpress writes the projections of its stacks into ZStep_0."""
 _MEASUREMENT = re.compile(r"(.+?)__\d{4}-\d\d-\d\dT.*")
 """Folder of a measurement as Harmony names it: the plate's name, the time, the number of the measurement."""
 _INDEX = re.compile(r"(?i)index(?:\.(?:idx|ref|flex))?\.xml")
@@ -139,13 +140,7 @@ def _planes(reading: Reading, images: list[str], pattern: re.Pattern[str], whole
     planes = pd.DataFrame(rows, columns=[*_Place._fields, "path", "index", "folder"])
     if (planes["site"] == 0).any():
         planes["site"] += 1  # fields counted from 0
-    twice = planes.duplicated([*_Place._fields])
-    if twice.any():
-        reading.refuse(
-            f"{twice.sum()} images have the place of another (plate, well, site, channel, z and time point): set screen.pattern",
-            planes["path"][twice],
-        )
-    return planes[~twice].reset_index(drop=True)
+    return planes
 
 
 def _place(reading: Reading, folder: str, groups: Mapping[str, str | None]) -> _Place | None:
@@ -156,13 +151,14 @@ def _place(reading: Reading, folder: str, groups: Mapping[str, str | None]) -> _
     if well is None:
         return None
     steps = {"t": groups.get("t"), "z": groups.get("z")}
-    folders = []
+    folders, projected = [], False
     for part in folder.split("/") if folder else []:
         step = _STEP.fullmatch(part)
         if step is None:
             folders.append(part)
         else:
             steps |= {axis: value for axis, value in step.groupdict().items() if value}
+            projected = projected or int(step["z"] or 1) == 0
     top = reading.source.address().rstrip("/").rpartition("/")[2]
     plate = groups.get("plate") or (folders[-1] if folders else top)
     measured = _MEASUREMENT.fullmatch(plate)
@@ -173,7 +169,7 @@ def _place(reading: Reading, folder: str, groups: Mapping[str, str | None]) -> _
         well,
         int(groups.get("site") or 1),
         groups.get("channel") or "1",
-        NO_Z if steps["z"] is None else int(steps["z"]),
+        PROJECTION if projected else NO_Z if steps["z"] is None else int(steps["z"]),
         NO_Z if steps["t"] is None else int(steps["t"]),
     )
 

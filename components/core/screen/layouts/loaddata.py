@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from posixpath import join
-from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
 from components.core.errors import InputError
+from components.core.screen.layouts.moved_paths import from_url
 from components.core.screen.layouts.plate_map import (
     describe_wells,
     find_columns,
@@ -22,9 +22,19 @@ from components.core.screen.layouts.plate_map import (
     join_wells,
     read_plate_map,
 )
-from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, is_absent, named_own, own_column
-from components.core.screen.layouts.samplesheet import with_images
-from components.core.screen.layouts.stacks import NO_Z, report_missing, stack_sites
+from components.core.screen.layouts.reading import (
+    KEY,
+    Layout,
+    Reading,
+    Rows,
+    are_whole,
+    is_absent,
+    named_own,
+    own_column,
+    whole_numbers,
+)
+from components.core.screen.layouts.samplesheet import check_agreement, with_images
+from components.core.screen.layouts.stacks import NO_Z, find_files, stack_sites
 
 _FILE = re.compile(r".*load_?data.*\.(csv|parquet)", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?:FileName|URL)_(.+)")
@@ -67,13 +77,10 @@ def read(reading: Reading) -> Rows:
         raise InputError(
             f"{reading.source.address()}: there is no LoadData table: expected load_data.csv, or load_data_csv/*/*/load_data.csv"
         )
-    planes = pd.concat([planes for planes, _, _ in parts], ignore_index=True)
-    rows = pd.concat([rows for _, rows, _ in parts], ignore_index=True).fillna({"perturbation": ""})
+    planes = find_files(reading, pd.concat([planes for planes, *_ in parts], ignore_index=True))
+    rows = pd.concat([rows for _, rows, *_ in parts], ignore_index=True).fillna({"perturbation": ""})
     columns = parts[0][2]
-    names = [reading.faults[file].name for file in planes["file"]]
-    planes = report_missing(
-        reading, planes, pd.Series(names, index=planes.index) + " line " + planes["line"].astype(str)
-    )
+    indexed = any(named for _, _, _, named in parts)
     order = list(dict.fromkeys(planes["channel"]))
     if "perturbation" in columns:
         rows["perturbation"] = (
@@ -81,30 +88,27 @@ def read(reading: Reading) -> Rows:
         )
         rows = reading.chosen(finish_wells(reading, rows[rows["role"].notna()]).reset_index(drop=True))
         planes = planes.assign(experiment=planes["experiment"].replace("", "screen"))
-        sites, channels = stack_sites(reading, planes, order)
-        merged = with_images(
-            rows.drop_duplicates([*KEY, "site"]) if planes["z"].nunique() > 1 or planes["t"].nunique() > 1 else rows,
-            sites,
-        )
-        fields, per_well = columns, False
+        sites, channels = stack_sites(reading, planes, order, indexed)
+        merged, fields, per_well = with_images(reading, rows, sites, columns), columns, False
     else:
-        sites, channels = stack_sites(reading, planes, order)
+        sites, channels = stack_sites(reading, planes, order, indexed)
         wells, fields = read_plate_map(reading)
         plates = rows[["experiment", "plate"]].drop_duplicates()
-        if "cell_type" in columns and "cell_type" not in wells.columns:
-            types = rows.drop_duplicates("plate").set_index("plate")["cell_type"]
-            wells = wells.assign(cell_type=wells["plate"].map(types)) if (wells["plate"] != "").all() else wells
         merged = join_wells(reading, sites, wells, plates)
-        if "cell_type" in merged.columns and merged["cell_type"].isna().any():
-            merged = merged.drop(columns=["cell_type"])
+        if "cell_type" in columns and "cell_type" not in merged.columns:
+            check_agreement(reading, rows, columns, ["cell_type"])
+            of_well, of_plate = (rows.drop_duplicates(key).set_index(key)["cell_type"] for key in (KEY[1:], ["plate"]))
+            found = pd.Series(of_well.reindex(pd.MultiIndex.from_frame(merged[KEY[1:]])).to_numpy(), merged.index)
+            found = found.fillna(merged["plate"].map(of_plate))  # of wells without images
+            merged = merged.assign(cell_type=found) if found.notna().all() else merged
         merged, per_well = reading.chosen(finish_wells(reading, merged)), True
     own = named_own(merged)
     merged[own] = merged[own].fillna("")
     return Rows(merged, channels, "looked for the files of the LoadData table", fields, per_well=per_well)
 
 
-def _read_table(reading: Reading, path: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
-    """The planes of a table, what its rows say of their wells, and its columns' names by our fields."""
+def _read_table(reading: Reading, path: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str], bool]:
+    """The planes of a table, what its rows say of their wells, its columns' names by our fields, and whether it names pages."""
     table = reading.table(path)
     faults = reading.faults[-1]
     channels = {match[1]: column for column in table.columns if (match := _CHANNEL.fullmatch(column))}
@@ -117,57 +121,61 @@ def _read_table(reading: Reading, path: str) -> tuple[pd.DataFrame, pd.DataFrame
         raise InputError(f"{faults.name} line 1: no column Metadata_Well, nor Metadata_Row and Metadata_Col")
     if "plate" not in columns:
         raise InputError(f"{faults.name} line 1: no column Metadata_Plate")
-    step = {axis: next((c for c in metadata.columns if pattern.fullmatch(c)), None) for axis, pattern in _STEP.items()}
-    known = [*table.columns.difference(metadata.columns), *(column for column in step.values() if column)]
+    pages = {
+        name: column
+        for name in channels
+        for column in (f"Series_{name}", f"Frame_{name}")
+        if column in table.columns and not is_absent(table[column]).all()
+    }
+    numbers = {column: whole_numbers(table, column, faults, absent=0) for column in pages.values()}
+    place = [columns[field] for field in ("plate", "well", "row", "column", "site") if field in columns]
+    step: dict[str, str] = {}
+    for axis, pattern in _STEP.items():
+        for column in metadata.columns:
+            # A number that a site has one of, such as hours of treatment, is no step.
+            whole = pattern.fullmatch(column) is not None and are_whole(table[column])
+            if whole and (table.groupby(place)[column].nunique() > 1).any():
+                step.setdefault(axis, column)
+    numbers |= {column: whole_numbers(table, column, faults, absent=NO_Z) for column in step.values()}
     if "site" in columns:
-        texts = table[columns["site"]]
-        wrong = ~texts.isin([text for text in texts.unique() if re.fullmatch(r"\d{1,6}", text)])
-        faults.add(columns["site"], wrong, "expected a whole number")
+        numbers[columns["site"]] = whole_numbers(table, columns["site"], faults)
+    known = [*table.columns.difference(metadata.columns), *step.values()]
     rows = describe_wells(reading, table, faults, columns, known).rename(
         columns=lambda c: c.replace(own_column("Metadata_"), own_column(""))
     )
     lines = pd.Index(rows["line"])
     if "site" in columns:
-        rows["site"] = table[columns["site"]].reindex(lines).astype(int).to_numpy()
+        rows["site"] = numbers[columns["site"]].reindex(lines).to_numpy()
         rows["site"] += int(rows["site"].min() == 0) if len(rows) else 0
-    else:
-        rows["site"] = rows.groupby(KEY, sort=False).cumcount() + 1
+    else:  # a row a site, but of stacks and series several
+        rows["site"] = 1 if step else rows.groupby(KEY, sort=False).cumcount() + 1
+    source = faults.name + " line " + lines.astype(str)
     parts = []
     for name in channels:
         chosen = table.reindex(lines)
-        part = rows[["file", "line", *KEY, "site"]].assign(
-            channel=name.removeprefix("Orig"), path=_paths(chosen, name).to_numpy()
+        part = rows[[*KEY, "site"]].assign(
+            channel=name.removeprefix("Orig"), path=_paths(chosen, name).to_numpy(), source=source
         )
-        frame = next(
-            (chosen[c] for c in (f"Frame_{name}", f"Series_{name}") if c in table.columns and (chosen[c] != "").any()),
-            None,
-        )
-        part["index"] = 0 if frame is None else frame.replace("", "0").astype(float).astype(int).to_numpy()
-        for axis, column in step.items():
-            part[axis] = (
-                NO_Z if column is None else chosen[column].replace("", "0").astype(float).astype(int).to_numpy()
-            )
+        for field, axis_column, absent in (
+            ("index", pages.get(name), 0),
+            ("z", step.get("z"), NO_Z),
+            ("t", step.get("t"), NO_Z),
+        ):
+            part[field] = absent if axis_column is None else numbers[axis_column].reindex(lines).to_numpy()
         parts.append(part[part["path"] != ""])
-    return pd.concat(parts, ignore_index=True), rows, columns
+    return pd.concat(parts, ignore_index=True), rows, columns, bool(pages)
 
 
 def _paths(table: pd.DataFrame, channel: str) -> pd.Series[str]:
     """The paths of a channel's files: relative to the screen's folder, absolute, or s3://."""
     if f"URL_{channel}" in table.columns:
-        return table[f"URL_{channel}"].map(_from_url)
+        return table[f"URL_{channel}"].map(from_url)
     names = table[f"FileName_{channel}"]
     folders = (
         table[f"PathName_{channel}"] if f"PathName_{channel}" in table.columns else pd.Series("", index=table.index)
     )
     pairs = zip(folders.str.replace("\\", "/", regex=False), names, strict=True)
-    return pd.Series([join(_from_url(folder), name) if name else "" for folder, name in pairs], index=table.index)
-
-
-def _from_url(text: str) -> str:
-    """file:// addresses as paths; others as they are."""
-    if not text.startswith("file:"):
-        return text
-    return unquote(urlsplit(text).path)
+    return pd.Series([join(from_url(folder), name) if name else "" for folder, name in pairs], index=table.index)
 
 
 LOADDATA = Layout("loaddata", "load_data.csv with FileName_CHANNEL and Metadata_ columns", found, read)

@@ -1,6 +1,7 @@
 """OME-Zarr HCS plates, 0.4 (Zarr v2) and 0.5 (Zarr v3), and a plate map (plate_map.py).
 
-The screen's folder is a plate, or holds plates PLATE.zarr, or folders of experiments that hold them. Reads metadata only.
+The screen's folder is a plate, with its map inside or beside it, or holds plates PLATE.zarr, or folders of experiments that hold
+them. Reads metadata only.
 Source: https://ngff.openmicroscopy.org
 """
 
@@ -55,18 +56,18 @@ def read(reading: Reading) -> Rows:
     if not plates:
         raise InputError(f"{reading.source.address()}: there is no OME-Zarr plate: expected PLATE.zarr folders")
     wells, fields = read_plate_map(reading)
-    planes = pd.DataFrame([row for plate in plates for row in _planes(reading, *plate)], columns=COLUMNS)
+    planes = pd.DataFrame([row for plate in plates for row in _planes(reading, *plate)], columns=[*COLUMNS, "file"])
     if planes.empty:
         raise InputError(f"{reading.source.address()}: the plates have no wells with images")
     names = list(dict.fromkeys(planes["channel"]))
-    sites, channels = stack_sites(reading, planes, names)
+    sites, channels = stack_sites(reading, planes, names, indexed=True)
     merged = join_wells(reading, sites, wells, planes[["experiment", "plate"]].drop_duplicates())
     merged = reading.chosen(finish_wells(reading, merged))
     return Rows(merged, channels, "looked for wells of the OME-Zarr plates", fields)
 
 
 def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Iterator[tuple[Any, ...]]:
-    """The planes of a plate, with the columns of stacks.COLUMNS."""
+    """The planes of a plate, with the columns of stacks.COLUMNS and `file`."""
     attributes = _attributes(reading, [folder])[0]
     address = reading.source.address(folder)
     try:
@@ -74,7 +75,7 @@ def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Itera
     except (KeyError, TypeError):
         raise InputError(f"{address}: no OME-Zarr plate: its metadata have no wells") from None
     folders = [_join(folder, path) for path in paths]
-    form: tuple[list[str], list[int], list[str]] | None = None
+    form: tuple[list[str], list[int], list[str], str] | None = None
     for path, well_folder, described in zip(paths, folders, _wells(reading, folders), strict=True):
         well = well_name(path.replace("/", ""))
         if well is None:
@@ -91,12 +92,12 @@ def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Itera
             site = int(name) + 1 if name.isdecimal() else position + 1
             image_folder = _join(well_folder, name)
             form = form or _form(reading, image_folder)
-            axes, shape, labels = form
+            axes, shape, labels, contents = form
             for index in range(math.prod(shape)):
                 at = dict(zip(axes, _unravel(index, shape), strict=True))
                 z = at["z"] + 1 if "z" in at and shape[axes.index("z")] > 1 else NO_Z
                 t = at["t"] + 1 if "t" in at and shape[axes.index("t")] > 1 else NO_Z
-                yield experiment, plate, well, site, labels[at.get("c", 0)], z, t, image_folder, index
+                yield experiment, plate, well, site, labels[at.get("c", 0)], z, t, image_folder, index, contents
 
 
 def _wells(reading: Reading, folders: list[str]) -> list[Mapping[str, Any]]:
@@ -113,20 +114,20 @@ def _wells(reading: Reading, folders: list[str]) -> list[Mapping[str, Any]]:
         return found
 
 
-def _form(reading: Reading, folder: str) -> tuple[list[str], list[int], list[str]]:
-    """Axes of an image before y and x, their lengths, and names of the channels; the plate's images are alike."""
+def _form(reading: Reading, folder: str) -> tuple[list[str], list[int], list[str], str]:
+    """Axes of an image before y and x, their lengths, names of the channels, and `Plane.file`, by which the others are checked."""
     (attributes,) = _attributes(reading, [folder])
     try:
         image = open_image(reading.source, folder)
         shape = list(image.array({}).shape[:-2])
-        zarr_header(image)
+        contents = zarr_header(image).contents
     except (UnreadableError, ValueError) as error:
         raise InputError(f"{reading.source.address(folder)}: {getattr(error, 'reason', error)}") from None
     axes = [axis["name"] if isinstance(axis, dict) else str(axis) for axis in attributes["multiscales"][0]["axes"]][:-2]
     count = shape[axes.index("c")] if "c" in axes else 1
     given = [str(each.get("label", "")) for each in attributes.get("omero", {}).get("channels", [])]
     named = len(given) == count and all(given) and len(set(given)) == count
-    return axes, shape, given if named else [str(c + 1) for c in range(count)]
+    return axes, shape, given if named else [str(c + 1) for c in range(count)], contents
 
 
 def _unravel(index: int, shape: list[int]) -> list[int]:

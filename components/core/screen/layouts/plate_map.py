@@ -30,6 +30,7 @@ from components.core.screen.layouts.reading import (
     role_of,
     roles_by_label,
 )
+from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import ROWS, well_at
 from components.core.tables import TableFaults
 
@@ -98,6 +99,7 @@ def well_names(table: pd.DataFrame, columns: dict[str, str], faults: TableFaults
 
 
 def _well_of(row: str, column: str) -> str | None:
+    row, column = (re.sub(r"\.0*$", "", text) for text in (row, column))  # pandas adds a point to numbers beside missing ones
     number = int(row) if row.isdecimal() else ROWS.index(row.upper()) + 1 if row.upper() in ROWS else 0
     return well_at(number, int(column)) if column.isdecimal() else None
 
@@ -220,7 +222,7 @@ def _find(reading: Reading) -> str:
         barcodes = [path for path in below if path.rpartition("/")[2] == BARCODES]
         if len(barcodes) == 1:
             return barcodes[0]
-        tables = below
+        tables = below or _beside_plate(reading)
     candidates = []
     for path in tables:
         before = len(reading.tables), len(reading.faults)
@@ -246,6 +248,16 @@ def _find(reading: Reading) -> str:
     )
 
 
+def _beside_plate(reading: Reading) -> list[str]:
+    """The tables beside a screen that is a single OME-Zarr plate, whose own folder converters write."""
+    if reading.layout != "omezarr" or reading.names.isdisjoint((".zattrs", "zarr.json")):
+        return []
+    try:
+        return sorted(f"../{facts.name}" for facts in reading.source.list_files("..") if TABLE.fullmatch(facts.name))
+    except UnreadableError:  # there is no above in a bucket
+        return []
+
+
 def _read_jump(reading: Reading, path: str, barcodes: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """JUMP's plate maps: a table of plates with the names of their maps, one a file; samples may be in external metadata."""
     folder = dirname(path)
@@ -254,6 +266,7 @@ def _read_jump(reading: Reading, path: str, barcodes: pd.DataFrame) -> tuple[pd.
         if column not in barcodes.columns:
             raise InputError(f"{faults.name} line 1: column {column} is missing")
     faults.require(["Assay_Plate_Barcode", "Plate_Map_Name"])
+    faults.require_unique("Assay_Plate_Barcode")
     below = {facts.name for facts in reading.source.list_trees([f"{folder}/platemap" if folder else "platemap"])}
     extra = _external(reading, folder)
     parts, columns = [], {}
@@ -283,7 +296,7 @@ def _read_jump(reading: Reading, path: str, barcodes: pd.DataFrame) -> tuple[pd.
         solvent = table["solvent"] if "solvent" in table.columns else pd.Series("DMSO", index=table.index)
         named = wells["perturbation"].isin(["negative_control"])
         wells["perturbation"] = wells["perturbation"].mask(named, solvent.mask(is_absent(solvent), "DMSO"))
-        for plate in barcodes["Assay_Plate_Barcode"][barcodes["Plate_Map_Name"] == name]:
+        for plate in barcodes["Assay_Plate_Barcode"][barcodes["Plate_Map_Name"] == name].unique():
             parts.append(wells.assign(plate=plate))
     if not parts:
         faults.check()
@@ -319,6 +332,10 @@ def join_wells(reading: Reading, sites: pd.DataFrame, wells: pd.DataFrame, plate
         plates: the imaged plates, columns experiment and plate.
     """
     whole = wells
+    # Experiments of a map whose plates are each in one folder, of another name, are the map's: they may split a plate.
+    theirs = {*wells["experiment"]} - {""}
+    if theirs and theirs.isdisjoint(plates["experiment"]) and not plates["plate"].duplicated().any():
+        sites, plates = sites.assign(experiment=""), plates.assign(experiment="")
     if len(wells) and (wells["plate"] == "").all():
         whole = wells.drop(columns=["plate"]).merge(plates[["plate"]].drop_duplicates(), how="cross")
     if (plates["experiment"] != "").any() and len(whole) and (whole["experiment"] == "").all():

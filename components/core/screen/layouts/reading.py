@@ -37,6 +37,7 @@ NEGATIVE = frozenset(
 """Labels, in lower case, of negative controls where neither a table nor the configuration says the role."""
 
 _DATED = re.compile(r"(.+?)(?:[-_ ]\d[\w.]*)+")
+_WHOLE = re.compile(r"[A-Za-z_ ]*(\d{1,6})(?:\.0*)?")
 _NUMBERED = re.compile(r"(.+)-[A-Za-z0-9._]+")
 
 
@@ -54,6 +55,7 @@ class Reading:
         findings: what concerns no single row.
         tables: paths of the tables read so far.
         layout: name of the layout in which it is read.
+        missing: whether files that a table names are reported as missing.
     """
 
     source: ScreenSource
@@ -67,6 +69,7 @@ class Reading:
     findings: list[Finding] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     layout: str = ""
+    missing: bool = False
     _paths: list[str] | None = None
 
     def paths(self) -> list[str]:
@@ -202,6 +205,31 @@ def name_wells(wells: pd.Series[str], faults: TableFaults, column: str) -> pd.Se
     found = wells.map(named)
     faults.add(column, found.isna(), "expected a row A-AF and a column 1-48, for example B03")
     return found
+
+
+def whole_numbers(
+    table: pd.DataFrame, column: str, faults: TableFaults, least: int = 0, absent: int | None = None
+) -> pd.Series[int]:
+    """The whole numbers of a column, also as `3.0`, `f03` or `Site 3`; records the others, whose rows get `least`.
+
+    `absent` is the number of an empty cell, or of one that says that the value is missing; None records these, too.
+    """
+    found: dict[str, int] = {}
+    for text in table[column].unique():
+        match = _WHOLE.fullmatch(text)
+        if match and int(match[1]) >= least:
+            found[text] = int(match[1])
+        elif absent is not None and text.lower() in ABSENT:
+            found[text] = absent
+    wrong = ~table[column].isin(list(found))
+    faults.add(column, wrong, f"expected a whole number from {least}{'' if absent is None else ', or nothing'}")
+    return table[column].map(found).fillna(least).astype(int)
+
+
+def are_whole(texts: pd.Series[str]) -> bool:
+    """Whether all texts that are there are such numbers, and there is one."""
+    there = [text for text in texts.unique() if text.lower() not in ABSENT]
+    return bool(there) and all(_WHOLE.fullmatch(text) for text in there)
 
 
 def check_texts(table: pd.DataFrame, faults: TableFaults, columns: Iterable[str]) -> None:

@@ -6,14 +6,15 @@ SCHEMA lists its columns; docs/your-data.md has them as a table. Paths are relat
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from components.core.errors import InputError
 from components.core.screen.layouts.plate_map import describe_wells, finish_wells
-from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, fill_channels
-from components.core.screen.layouts.stacks import NO_Z, report_missing, stack_sites
+from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, fill_channels, whole_numbers
+from components.core.screen.layouts.stacks import NO_Z, find_files, stack_sites
 
 
 class Column(NamedTuple):
@@ -40,11 +41,12 @@ SCHEMA = (
     Column("cell_type", False, "the experiment's cell type; without the column, screen.cell_types names one for all"),
     Column("path_CHANNEL", True, "path of the channel's image, one column a channel; or `path` alone for one channel"),
     Column("index_CHANNEL", False, "page of a TIFF or sample of a colour picture, from 0; without the column, 0"),
-    Column("z", False, "plane of a z-stack, from 1: a row a plane (screen.z)"),
+    Column("z", False, "number of the plane in a z-stack: a row a plane (screen.z)"),
     Column("time", False, "time point: a row each (screen.time_point)"),
 )
+FIELDS = ("role", "perturbation", "cell_type")
+"""What is a well's, not a site's."""
 _FILE = re.compile(r"sample.?sheet\.(csv|tsv|txt|parquet)", re.IGNORECASE)
-_NUMBER = re.compile(r"\d{1,6}")
 _COLUMNS = {name: name for name in ("experiment", "plate", "well", "role", "perturbation", "cell_type")}
 
 
@@ -70,48 +72,63 @@ def read(reading: Reading) -> Rows:
     if not paths:
         raise InputError(f"{faults.name} line 1: no column of paths: expected path_CHANNEL for each channel, or path")
     numbers = {}
-    for field, start in (("site", 1), ("z", 0), ("time", 0)):
+    for field, least, absent in (("site", 1, None), ("z", 0, NO_Z), ("time", 0, NO_Z)):
         if field in table.columns:
-            texts = table[field]
-            wrong = ~texts.isin([text for text in texts.unique() if _NUMBER.fullmatch(text) and int(text) >= start])
-            faults.add(field, wrong, f"expected a whole number from {start}")
-            numbers[field] = texts.where(~wrong, "0").astype(int)
+            numbers[field] = whole_numbers(table, field, faults, least, absent)
     indices = [f"index_{name}" for name in paths if f"index_{name}" in table.columns]
-    for column in indices:
-        wrong = ~table[column].isin([text for text in table[column].unique() if not text or _NUMBER.fullmatch(text)])
-        faults.add(column, wrong, "expected a whole number from 0, or nothing")
+    numbers |= {column: whole_numbers(table, column, faults, absent=0) for column in indices}
     wells = describe_wells(reading, table, faults, columns, [*paths.values(), *indices, "site", "z", "time"])
     wells = reading.chosen(finish_wells(reading, wells[wells["role"].notna()]).reset_index(drop=True))
     lines = pd.Index(wells["line"])
     if "site" in numbers:
         wells["site"] = numbers["site"].reindex(lines).to_numpy()
-    else:
-        wells["site"] = wells.groupby(KEY, sort=False).cumcount() + 1
+    else:  # a row a site, but of stacks and series several
+        several = any(numbers[field].nunique() > 1 for field in ("z", "time") if field in numbers)
+        wells["site"] = 1 if several else wells.groupby(KEY, sort=False).cumcount() + 1
+    source = faults.name + " line " + lines.astype(str)
     parts = []
     for name, column in paths.items():
-        files = table[column].reindex(lines).str.replace("\\", "/", regex=False)
-        index = table[f"index_{name}"].reindex(lines).replace("", "0") if f"index_{name}" in indices else "0"
-        part = wells[[*KEY, "site", "line"]].assign(
-            channel=name, path=files.to_numpy(), index=index if isinstance(index, str) else index.to_numpy()
-        )
-        part["z"] = numbers["z"].reindex(lines).to_numpy() if "z" in numbers else NO_Z
-        part["t"] = numbers["time"].reindex(lines).to_numpy() if "time" in numbers else NO_Z
+        part = wells[[*KEY, "site"]].assign(channel=name, path=table[column].reindex(lines).to_numpy(), source=source)
+        for axis, field, absent in (("index", f"index_{name}", 0), ("z", "z", NO_Z), ("t", "time", NO_Z)):
+            part[axis] = numbers[field].reindex(lines).to_numpy() if field in numbers else absent
         parts.append(part[part["path"] != ""])
-    planes = pd.concat(parts, ignore_index=True)
-    planes["index"] = planes["index"].astype(int)
-    places = faults.name + " line " + planes["line"].astype(str)
-    planes = report_missing(reading, planes, places)
-    sites, channels = stack_sites(reading, planes, list(paths))
-    # A row of the table is a site, or of stacks and series a plane of it.
-    twice = "z" not in numbers and "time" not in numbers
-    first = wells if twice else wells.drop_duplicates([*KEY, "site"])
-    merged = with_images(first, sites)
+    planes = find_files(reading, pd.concat(parts, ignore_index=True))
+    sites, channels = stack_sites(reading, planes, list(paths), bool(indices))
+    merged = with_images(reading, wells, sites, columns)
     return Rows(merged, channels, "looked for the paths of the table", columns, per_well=False)
 
 
-def with_images(wells: pd.DataFrame, sites: pd.DataFrame) -> pd.DataFrame:
-    """The rows of sites with the channels' columns; those without any image have site 0, one for a well."""
-    merged = wells.merge(sites, on=[*KEY, "site"], how="left")
+def check_agreement(
+    reading: Reading, rows: pd.DataFrame, columns: Mapping[str, str], fields: Sequence[str] = FIELDS
+) -> None:
+    """Adds faults for rows that say something else of their well than its first row does.
+
+    Args:
+        reading: receives the faults.
+        rows: a row a site, or a plane of it, with the columns file, line, KEY and `fields`.
+        columns: the table's columns by our fields.
+        fields: those that all rows of a well share.
+    """
+    wells = rows.groupby(KEY, sort=False)
+    files, lines = wells["file"].transform("first"), wells["line"].transform("first")
+    for field in fields:
+        # Not the group's "first", which passes over missing values.
+        first = rows.drop_duplicates(KEY).set_index(KEY)[field].reindex(pd.MultiIndex.from_frame(rows[KEY]))
+        differs = rows[field].fillna("").to_numpy() != first.fillna("").to_numpy()
+        for n in differs.nonzero()[0]:
+            file, other, line = rows["file"].iloc[n], files.iloc[n], lines.iloc[n]
+            place = f"line {line}" if file == other else f"{reading.faults[other].name} line {line}"
+            advice = f"another row of the well differs, {place}: correct one of them"
+            reading.faults[file].add_at(rows["line"].iloc[n], columns.get(field, field), advice)
+
+
+def with_images(reading: Reading, rows: pd.DataFrame, sites: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of sites with the channels' columns; those without any image have site 0, one for a well.
+
+    Rows are a site each, or a plane of it, and must agree on their well.
+    """
+    check_agreement(reading, rows, columns)
+    merged = rows.drop_duplicates([*KEY, "site"]).merge(sites, on=[*KEY, "site"], how="left")
     channels = fill_channels(merged)
     bare = ~merged[channels].map(bool).any(axis=1)
     names = merged["experiment"] + "_" + merged["plate"] + "_" + merged["well"]

@@ -12,47 +12,85 @@ from posixpath import dirname
 import pandas as pd
 
 from components.core.errors import shortened
+from components.core.screen.layouts.moved_paths import advice_on_missing, here
 from components.core.screen.layouts.reading import KEY, LISTINGS, Reading, with_planes
 from components.core.screen.plane_header import BadImageError
 from components.core.screen.planes import plane_header
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import Plane, natural_key
-from components.core.screen.zarr_images import is_zarr
+from components.core.screen.zarr_images import is_zarr, open_image, zarr_header
 
 NO_Z = -1
 """Where a file name says no plane of a stack, or no time point."""
-COLUMNS = [*KEY, "site", "channel", "z", "t", "path", "index"]
-"""Of a table of planes: text, but site, z, t and index, which are numbers."""
+PROJECTION = -2
+"""The plane of a stack that is a projection which the microscope made: number 0 for the configuration."""
+PLACE = [*KEY, "site", "channel", "z", "t"]
+"""What tells a site's planes apart."""
+COLUMNS = [*PLACE, "path", "index"]
+"""Of a table of planes: text, but site, z, t and index, which are numbers. `source` may name the table's file and line."""
 
 
 def stack_sites(
-    reading: Reading, planes: pd.DataFrame, order: Sequence[str] | None = None
+    reading: Reading, planes: pd.DataFrame, order: Sequence[str] | None = None, indexed: bool = False
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """A row a site, with a column a channel, and the names of the channels.
 
-    A site that lacks a channel has no planes there. Stacks and series that the configuration does not choose from are refused.
+    A site that lacks a channel has no planes there. Two planes of one place are refused, as are stacks and series that the
+    configuration does not choose from.
 
     Args:
         reading: receives findings.
         planes: with the columns COLUMNS.
         order: the channels as their table has them; None for natural order.
+        indexed: whether `index` is what a table or metadata say; else files may hold other planes, too.
     """
+    planes = _without_duplicates(reading, planes)
     planes = _one_time_point(reading, planes)
-    planes, order = _pages(reading, planes, order)
+    planes = planes.assign(file="") if "file" not in planes.columns else planes
+    if not indexed:
+        planes, order = _pages(reading, planes, order)
     planes, names = _channels(reading, planes, order)
     planes = _one_plane(reading, planes)
     number = {name: c for c, name in enumerate(names)}
     planes = planes.assign(order=planes["channel"].map(number)).sort_values(["order", "z", "index"], kind="stable")
     found: dict[tuple[str, str, str, int], list[list[Plane]]] = {}
-    columns = (planes[name] for name in (*KEY, "site", "order", "path", "index"))
-    for experiment, plate, well, site, channel, path, index in zip(*columns, strict=True):
+    columns = (planes[name] for name in (*KEY, "site", "order", "path", "index", "file"))
+    for experiment, plate, well, site, channel, path, index, file in zip(*columns, strict=True):
         channels = found.setdefault((experiment, plate, well, site), [[] for _ in names])
-        channels[channel].append(Plane(path, index))
+        channels[channel].append(Plane(path, index, file))
     sites = pd.DataFrame(list(found), columns=[*KEY, "site"])
     return with_planes(sites, [[tuple(each[c]) for each in found.values()] for c in range(len(names))]), names
 
 
+def _without_duplicates(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
+    """The first plane of each place; refuses the others, which would otherwise be taken for a stack's."""
+    again = planes.duplicated(PLACE)
+    if not again.any():
+        return planes
+    named = planes["path"]
+    if "source" in planes.columns:
+        named = planes["source"] + ": " + named
+    first = dict(zip(planes[~again][PLACE].itertuples(index=False, name=None), named[~again], strict=True))
+    places = []
+    for name, row in zip(named[again], planes[again][PLACE].itertuples(index=False, name=None), strict=True):
+        experiment, plate, well, site, channel, z, t = row
+        steps = [f"{axis} {number}" for axis, number in (("z", z), ("time point", t)) if number >= 0]
+        well_id = "_".join(filter(None, (experiment, plate, well)))
+        place = ", ".join([f"{well_id} site {site}", f"channel {channel}", *steps])
+        places.append(f"{name} and {first[row]} ({place})")
+    reading.refuse(
+        f"{len(places)} image{'s have' if len(places) > 1 else ' has'} the place of another, the same experiment, plate, well, "
+        "site, channel, z and time point: remove one of each two, or tell them apart by experiment, plate or site",
+        places,
+    )
+    return planes[~again]
+
+
 def _one_time_point(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
+    """The planes of one time point. Sites that have one each are no series, whatever its number."""
+    series = planes.groupby([name for name in PLACE if name != "t"], sort=False)["t"].transform("nunique") > 1
+    if reading.config.time_point is None and not series.any():
+        return planes
     times = sorted(planes["t"].unique())
     wanted = reading.config.time_point
     if wanted is None:
@@ -69,13 +107,21 @@ def _one_time_point(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
 def _pages(
     reading: Reading, planes: pd.DataFrame, order: Sequence[str] | None
 ) -> tuple[pd.DataFrame, Sequence[str] | None]:
-    """The planes of files that hold several, as the first one does: the channels that the configuration names, or a z-stack."""
-    if not reading.images or planes.empty or planes["index"].any() or is_zarr(planes["path"].iloc[0]):
+    """The planes of files that hold several, as the first one does: the channels that the configuration names, or a z-stack.
+
+    Files that differ from the first are refused when they are decoded.
+    """
+    if not reading.images or planes.empty:
         return planes, order
+    first = planes["path"].iloc[0]
     try:
-        count = plane_header(reading.source.read_many([planes["path"].iloc[0]])[0]).planes
+        if is_zarr(first):
+            header = zarr_header(open_image(reading.source, first))
+        else:
+            header = plane_header(reading.source.read_many([first])[0])
     except (BadImageError, UnreadableError):
         return planes, order  # reported when it is packed
+    count, planes = header.planes, planes.assign(file=header.contents)
     wanted, z = reading.config.channels, reading.config.z
     if count == 1:
         return planes, order
@@ -87,7 +133,13 @@ def _pages(
         reading.refuse(
             f"image files hold {count} planes each, and one was expected: set screen.z to max or to a plane's number if they are "
             f"z-stacks, or screen.channels to {count} names if they are channels",
-            [planes["path"].iloc[0]],
+            [first],
+        )
+        return planes, order
+    if planes.duplicated([name for name in PLACE if name != "z"]).any():
+        reading.refuse(
+            f"image files hold {count} planes each, and several files are of one site and channel: export a file a plane",
+            [first],
         )
         return planes, order
     return pd.concat([planes.assign(z=n + 1, index=n) for n in range(count)], ignore_index=True), order
@@ -115,8 +167,8 @@ def _channels(
 def _one_plane(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
     """The planes that are read of each site and channel.
 
-    A plane 0 beside others is a projection that the microscope made (ImageXpress's ZStep_0). A channel with a single plane in a
-    site keeps it, whatever its number: mixed acquisitions have stacks of some channels only.
+    The maximum leaves out a PROJECTION. A channel with a single plane in a site keeps it, whatever its number: mixed acquisitions
+    have stacks of some channels only.
     """
     wanted, key = reading.config.z, [*KEY, "site", "channel"]
     if planes.empty:
@@ -125,7 +177,7 @@ def _one_plane(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
     stacked = count > 1
     if not stacked.any():
         return planes
-    numbers = sorted(planes["z"][stacked].unique())
+    numbers = sorted(planes["z"][stacked].replace(PROJECTION, 0).unique())
     if wanted == "error":
         sites = planes[stacked].drop_duplicates([*KEY, "site"])
         reading.refuse(
@@ -133,11 +185,11 @@ def _one_plane(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
             "the number of a plane",
             [f"{row.experiment}_{row.plate}_{row.well} site {row.site}" for row in sites.itertuples()],
         )
-        chosen = planes["z"] == numbers[0]
+        chosen = planes["z"].replace(PROJECTION, 0) == numbers[0]
     elif wanted == "max":
-        chosen = planes["z"] != 0
+        chosen = planes["z"] != PROJECTION
     else:
-        chosen = planes["z"] == wanted
+        chosen = planes["z"].replace(PROJECTION, 0) == wanted
     if isinstance(wanted, int) and wanted not in numbers:
         reading.refuse(f"screen.z is {wanted}, but the planes of z-stacks are {_numbers(numbers)}")
     read: pd.DataFrame = planes[~stacked | chosen]
@@ -171,20 +223,29 @@ def _names(reading: Reading, folder: str) -> set[str]:
         return set()
 
 
-def report_missing(reading: Reading, planes: pd.DataFrame, places: pd.Series[str]) -> pd.DataFrame:
-    """The planes whose files exist; reports the others by the `places` that name them, table and line."""
+def find_files(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
+    """The planes whose files exist, with their paths as screen.path_prefixes has them here; reports the others.
+
+    Args:
+        reading: receives findings.
+        planes: with the columns COLUMNS, paths as their table has them, and `source`.
+    """
+    planes = planes.assign(path=here(planes["path"], reading.config.path_prefixes))
     if not reading.images:
         return planes
     there = existing_files(reading, list(dict.fromkeys(planes["path"])))
     gone = ~planes["path"].isin(list(there))
     if gone.any():
+        reading.missing = True
         folders = {dirname(path) for path in planes["path"][gone]} - {dirname(path) for path in there}
         words = f"{gone.sum()} of {len(planes)} image files do not exist"
         if folders:
             words += f" ({len(folders)} folder{'s' if len(folders) > 1 else ''} without any: {shortened(sorted(folders), 2)})"
-        texts = [f"{place}: {path}" for place, path in zip(places[gone], planes["path"][gone], strict=True)]
+        texts = (planes["source"][gone] + ": " + planes["path"][gone]).tolist()
+        advice = advice_on_missing(reading, list(dict.fromkeys(planes["path"][gone])))
         if reading.config.missing_images == "drop":
-            reading.warn(words, texts)
+            reading.warn(f"{words}{f' ({advice})' if advice else ''}", texts)
         else:
-            reading.refuse(f"{words}: correct the paths, add the files, or set screen.missing_images to drop", texts)
+            advice = advice or "correct the paths"
+            reading.refuse(f"{words}: {advice}, add the files, or set screen.missing_images to drop", texts)
     return planes[~gone]

@@ -11,6 +11,7 @@ import pandas as pd
 from components.core.config import CHANNELS
 from components.core.errors import shortened
 from components.core.screen.layouts.reading import LISTINGS, Reading, with_planes
+from components.core.screen.plane_header import contents_of
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import Plane, well_name
 
@@ -48,6 +49,7 @@ def find_sites(reading: Reading, wells: pd.DataFrame, folders: pd.Series[str]) -
     sites: list[int] = []
     planes: list[list[tuple[Plane, ...]]] = [[] for _ in names]
     numbers = range(1, len(names) + 1)
+    of_file, of_picture = contents_of(1), contents_of(len(names))
     for row, (well, folder) in enumerate(zip(wells["well"], folders, strict=True)):
         of_well = listed[folder][0].get(well, {})
         rows.extend([row] * max(1, len(of_well)))
@@ -56,10 +58,10 @@ def find_sites(reading: Reading, wells: pd.DataFrame, folders: pd.Series[str]) -
             files = of_well.get(site, {})
             for channel in numbers:
                 if pictures and 0 in files:
-                    planes[channel - 1].append((Plane(f"{folder}/{files[0]}", channel - 1),))
+                    planes[channel - 1].append((Plane(f"{folder}/{files[0]}", channel - 1, of_picture),))
                 else:
                     name = files.get(channel)
-                    planes[channel - 1].append((Plane(f"{folder}/{name}"),) if name else ())
+                    planes[channel - 1].append((Plane(f"{folder}/{name}", 0, of_file),) if name else ())
     expanded = wells.iloc[rows].reset_index(drop=True)
     return with_planes(expanded.assign(site=sites), planes), tuple(names)
 

@@ -379,7 +379,7 @@ def test_pictures_are_read_as_channels_if_these_are_named(named: TinyScreen):
     screen = read_screen(named.root, CONFIG.screen.model_copy(update={"channels": ("red", "green", "blue")}))
     site = screen.plates[0].wells[0].sites[0]
     path = "train/HUVEC-01/Plate1/B02_s1.png"
-    assert site.channels == tuple((Plane(path, sample),) for sample in range(3))
+    assert site.channels == tuple((Plane(path, sample, "3 planes"),) for sample in range(3))
 
 
 def test_all_sites_are_read_or_the_first_that_are_wanted(named: TinyScreen):

@@ -89,6 +89,19 @@ def test_a_damaged_chunk_is_refused_and_has_other_checksums(tmp_path: Path):
         decode_plane(after, 0, np.empty((20, 33), np.uint16))
 
 
+@pytest.mark.parametrize("old", ['"fill_value": 0', '"uint16"', '"endian": "little"'])
+def test_images_of_the_same_chunks_and_other_metadata_have_other_checksums(tmp_path: Path, old):
+    source = write_image(tmp_path, 3, compressors=None)
+    path = tmp_path / IMAGE / "0" / "zarr.json"
+    (before,) = read_zarr_planes(source, [(IMAGE, 0)])
+    assert old in path.read_text()
+    new = {'"fill_value": 0': '"fill_value": 9', '"uint16"': '"int16"'}.get(old, '"endian": "big"')
+    path.write_text(path.read_text().replace(old, new))
+    (after,) = read_zarr_planes(source, [(IMAGE, 0)])
+    assert before.files == after.files
+    assert checksums(before) != checksums(after)
+
+
 @pytest.mark.parametrize(
     ("document", "change", "message"),
     [
@@ -122,4 +135,6 @@ def test_rejects_a_plane_that_is_not_there(tmp_path: Path):
 
 def test_a_path_leads_into_a_zarr_by_its_name():
     assert is_zarr("screen/plate1.ome.zarr/B/03/0")
+    assert is_zarr("B/03/0")
+    assert not is_zarr("B/03/0.tif")
     assert not is_zarr("screen/zarr/plate1.zarr.tif")

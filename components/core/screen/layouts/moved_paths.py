@@ -1,0 +1,118 @@
+"""Paths that a table has from another machine: where their files are here, by screen.path_prefixes, and what to set it to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from posixpath import join
+from urllib.parse import unquote
+
+import pandas as pd
+
+from components.core.errors import InputError
+from components.core.screen.layouts.reading import Reading
+from components.core.screen.screen_source import UnreadableError
+
+_WINDOWS = re.compile(r"[A-Za-z]:|//")
+_MOST = 3
+"""Pairs of prefixes that a message proposes."""
+
+
+def here(paths: pd.Series[str], prefixes: Mapping[str, str]) -> pd.Series[str]:
+    """Paths with forward slashes, the longest prefix that fits replaced; letters' case is ignored in Windows' paths."""
+    paths = paths.map({path: from_url(path.replace("\\", "/")) for path in paths.unique()})
+    known = sorted(((_plain(old), new) for old, new in prefixes.items()), key=lambda each: -len(each[0]))
+    if not known:
+        return paths
+    return paths.map({path: _moved(path, known) for path in paths.unique()})
+
+
+def from_url(text: str) -> str:
+    """The path of a `file:` address; other texts as they are."""
+    if not text.startswith("file:"):
+        return text
+    path = unquote(text.removeprefix("file://").removeprefix("file:").removeprefix("localhost"))
+    return path[1:] if re.match(r"/[A-Za-z]:", path) else path
+
+
+def _plain(folder: str) -> str:
+    return folder.replace("\\", "/").rstrip("/")
+
+
+def _moved(path: str, known: Sequence[tuple[str, str]]) -> str:
+    for old, new in known:
+        start, rest = path[: len(old)], path[len(old) :]
+        alike = start.lower() == old.lower() if _WINDOWS.match(old) else start == old
+        if alike and rest.startswith("/"):
+            new, rest = _plain(new), rest.lstrip("/")
+            return join(new, rest) if new not in ("", ".") else rest
+    return path
+
+
+def advice_on_missing(reading: Reading, missing: Sequence[str]) -> str:
+    """What to set screen.path_prefixes to, if the missing paths are those of another machine; empty if they are not."""
+    elsewhere = [path for path in missing if path.startswith("/") or _WINDOWS.match(path)]
+    if not elsewhere:
+        return ""
+    pairs = _found_below(reading, elsewhere)
+    if pairs:
+        shown = ", ".join(f"{old or '/'}: {new or '.'}" for old, new in pairs.items())
+        return f"all of them are below {reading.source.address()}: set screen.path_prefixes to {{{shown}}}"
+    return (
+        f"if they moved, set screen.path_prefixes to {{{_common(elsewhere)}: FOLDER}}, FOLDER being the folder or s3:// address "
+        "where they are now"
+    )
+
+
+def _common(paths: Sequence[str]) -> str:
+    """The folders that all paths begin with; of paths that share none those of the first."""
+    folders = [path.rpartition("/")[0].split("/") for path in paths]
+    shared = []
+    for parts in zip(*folders, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "/".join(shared if any(shared) else folders[0]) or "/"
+
+
+def _found_below(reading: Reading, missing: Sequence[str]) -> dict[str, str]:
+    """Prefixes to replace and by what, if the screen's folder holds every file, and says which; else empty."""
+    try:
+        files = reading.paths()
+    except (InputError, UnreadableError):
+        return {}
+    names: dict[str, set[str]] = {}
+    for path in files:
+        folder, _, name = path.rpartition("/")
+        names.setdefault(folder, set()).add(name)
+    wanted: dict[str, set[str]] = {}
+    for path in missing:
+        folder, _, name = path.rpartition("/")
+        wanted.setdefault(folder, set()).add(name)
+    with_file: dict[str, list[str]] = {}
+    for folder, own in names.items():
+        for name in own:
+            with_file.setdefault(name, []).append(folder)
+    pairs: dict[str, str] = {}
+    for folder, needed in wanted.items():
+        having = [each for each in with_file.get(next(iter(needed)), []) if needed <= names[each]]
+        alike = {each: _alike_at_end(folder, each) for each in having}
+        best = [each for each in having if alike[each] == max(alike.values())]
+        if len(best) != 1:
+            return {}
+        old, new = folder.split("/"), best[0].split("/") if best[0] else []
+        cut = alike[best[0]]
+        start, end = "/".join(old[: len(old) - cut]), "/".join(new[: len(new) - cut])
+        if pairs.setdefault(start, end) != end:
+            return {}
+    return pairs if len(pairs) <= _MOST else {}
+
+
+def _alike_at_end(folder: str, other: str) -> int:
+    """How many last parts two folders share."""
+    count = 0
+    for one, two in zip(reversed(folder.split("/")), reversed(other.split("/")), strict=False):
+        if one.lower() != two.lower():
+            break
+        count += 1
+    return count
