@@ -30,7 +30,9 @@ FROM_THE_MODEL = (
 """Fields that define the networks and their inputs, and how their logits become predictions."""
 FROM_THE_USER = ("pack", "store", "loader", "compute", "local", "cluster", "embeddings")
 """Sections about the machine and store of a prediction: the user's, or the defaults, never the model's."""
-FORM = ("layout", "table_columns", "plate_map", "pattern", "channels", "sites", "z", "time_point", "missing_images")
+FORM = (
+    "layout", "table_columns", "plate_map", "path_prefixes", "pattern", "channels", "sites", "z", "time_point", "missing_images",
+)  # fmt: skip
 """Fields of `screen` that say how new plates are read."""
 CHANGEABLE = (
     "name",

@@ -50,8 +50,8 @@ def library_versions() -> str:
 
 
 _READ_BY_NORMALIZE = {
-    "layout", "table_columns", "plate_map", "pattern", "channels", "image_size", "sites", "z", "time_point",
-    "missing_images", "negative_controls", "positive_controls",
+    "layout", "table_columns", "plate_map", "path_prefixes", "pattern", "channels", "image_size", "sites", "z",
+    "time_point", "missing_images", "negative_controls", "positive_controls",
 }  # fmt: skip
 """Fields of `screen` that say how tables and images are read: what they change is in the manifest, which is in every key."""
 _NO_EFFECT: dict[str, Any] = {

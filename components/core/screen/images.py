@@ -162,11 +162,7 @@ def read_sites(source: ScreenSource, sites: Sequence[SiteFiles], channels: Seque
     of_zarr = list(dict.fromkeys(plane for site in sites for plane in site.planes if is_zarr(plane.path)))
     try:
         files = dict(zip(of_files, source.read_many(of_files), strict=True)) if of_files else {}
-        planes = (
-            dict(zip(of_zarr, read_zarr_planes(source, [(each.path, each.index) for each in of_zarr]), strict=True))
-            if of_zarr
-            else {}
-        )
+        planes = dict(zip(of_zarr, read_zarr_planes(source, of_zarr), strict=True)) if of_zarr else {}
     except UnreadableError as error:
         site, plane = next(
             ((site, plane) for site in sites for plane in site.planes if error.path.startswith(plane.path)),

@@ -19,6 +19,7 @@ from imagecodecs import deflate_adler32, deflate_crc32
 
 from components.core.screen.plane_header import PIXEL_TYPES, BadImageError, Pixels, PlaneHeader
 from components.core.screen.screen_source import ScreenSource, UnreadableError
+from components.core.screen.wells import Plane
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -61,20 +62,20 @@ def is_zarr(path: str) -> bool:
     return _ZARR.search(path) is not None
 
 
-def read_zarr_planes(source: ScreenSource, planes: Iterable[tuple[str, int]]) -> list[ZarrPlane]:
+def read_zarr_planes(source: ScreenSource, planes: Iterable[Plane | tuple[str, int]]) -> list[ZarrPlane]:
     """The bytes of planes, given as path of the image and index, read together.
 
     Raises:
         UnreadableError: metadata or chunks cannot be read, or are not those of an image.
     """
-    planes = list(planes)
-    images = {path: open_image(source, path) for path in dict.fromkeys(path for path, _ in planes)}
-    keys = [_chunk_keys(path, images[path], index) for path, index in planes]
-    wanted = [f"{images[path].folder}/{key}" for (path, _), some in zip(planes, keys, strict=True) for key in some]
+    pairs = [(path, index) for path, index, *_ in planes]
+    images = {path: open_image(source, path) for path in dict.fromkeys(path for path, _ in pairs)}
+    keys = [_chunk_keys(path, images[path], index) for path, index in pairs]
+    wanted = [f"{images[path].folder}/{key}" for (path, _), some in zip(pairs, keys, strict=True) for key in some]
     found = _read_present(source, list(dict.fromkeys(wanted)))
     return [
         ZarrPlane(image, {key: found[f"{image.folder}/{key}"] for key in some if f"{image.folder}/{key}" in found})
-        for image, some in zip((images[path] for path, _ in planes), keys, strict=True)
+        for image, some in zip((images[path] for path, _ in pairs), keys, strict=True)
     ]
 
 

@@ -99,7 +99,9 @@ def well_names(table: pd.DataFrame, columns: dict[str, str], faults: TableFaults
 
 
 def _well_of(row: str, column: str) -> str | None:
-    row, column = (re.sub(r"\.0*$", "", text) for text in (row, column))  # pandas adds a point to numbers beside missing ones
+    row, column = (
+        re.sub(r"\.0*$", "", text) for text in (row, column)
+    )  # pandas adds a point to numbers beside missing ones
     number = int(row) if row.isdecimal() else ROWS.index(row.upper()) + 1 if row.upper() in ROWS else 0
     return well_at(number, int(column)) if column.isdecimal() else None
 
