@@ -62,7 +62,10 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
         InputError: names the option, file, row or field, and what to do.
     """
     _check_ratio(config)
-    found = read_screen(source, config.screen)
+    try:
+        found = read_screen(source, config.screen)
+    except InputError as error:
+        raise InputError(f"{error}{_also_of_truth(config, source, truth)}") from None
     if len(found.vocabulary.treatments) < 2:
         labels = (
             f"one label, {found.vocabulary.treatments[0]}" if found.vocabulary.treatments else "no labelled treatment"
@@ -76,6 +79,21 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
     if fused is not None:
         _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found, config.screen.label_column)
     return found
+
+
+def _also_of_truth(config: RunConfig, source: ScreenSource, truth: Path | None) -> str:
+    """What is wrong with the labels of unlabelled wells of a screen that is refused, if its tables can be read."""
+    if truth is None:
+        return ""
+    try:
+        found = read_screen(source, config.screen, images=False)
+    except InputError:
+        return ""
+    try:
+        check_truth(truth, unlabelled_wells(found.plates), found.vocabulary.treatments, config.screen.label_column)
+    except InputError as error:
+        return f" | and {error}"
+    return ""
 
 
 def check_start(config: RunConfig) -> None:

@@ -44,8 +44,8 @@ def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame
     """Parses a table with a header: Parquet, or CSV as spreadsheets of any country write it.
 
     Of CSV, the encoding (UTF-8, UTF-16, or Windows' and ISO's Latin-1) and the delimiter (comma, semicolon or tab) are found;
-    a byte-order mark, Excel's line `sep=`, CRLF line ends and blank lines are accepted. Numbers of Parquet become texts; whole
-    ones lose their point, which pandas adds to a column with missing values.
+    a byte-order mark, Excel's line `sep=`, CRLF line ends and blank lines, also of delimiters alone, are accepted. Numbers of
+    Parquet become texts; whole ones lose their point, which pandas adds to a column with missing values.
 
     Args:
         content: the file's bytes.
@@ -74,7 +74,7 @@ def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame
         header = [column.strip() for column in next(reader, [])]
         _check_header(name, header, needed)
         for fields in reader:
-            if not fields:
+            if not any(map(str.strip, fields)):  # spreadsheets write rows of delimiters alone
                 continue
             if len(fields) != len(header):
                 odd.append(

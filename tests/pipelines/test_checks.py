@@ -28,6 +28,14 @@ def test_a_good_screen_and_its_whole_or_partial_truth_pass(config: RunConfig, ta
     check_input(config, str(tables.root), write_truth(tmp_path / "truth.csv", dict(list(truth.items())[:2])))
 
 
+def test_faults_of_screen_and_truth_are_reported_together(config: RunConfig, tables: TinyScreen, tmp_path: Path):
+    file = tmp_path / "truth.csv"
+    file.write_text("id_code,sirna\nHUVEC-03_1_B03,other\n")
+    tables.image("HUVEC-03", 1, "B03", 1, 1).unlink()
+    with pytest.raises(InputError, match=rf"lacks .* \| and --truth {file} .*'other'"):
+        check_input(config, str(tables.root), file)
+
+
 def test_a_screen_in_a_bucket_is_checked_like_one_in_a_folder(
     config: RunConfig, tables: TinyScreen, store: ObjectStore, tmp_path: Path
 ):

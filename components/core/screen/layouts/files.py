@@ -22,7 +22,7 @@ from components.core.screen.layouts.stacks import COLUMNS, NO_Z, PROJECTION, sta
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import natural_key, well_at, well_name
 
-_END = r"\.(?:tiff?|png|jpe?g)"
+_END = r"(?:\.ome)?\.(?:tiff?|png|jpe?g)"
 _GUID = r"(?:[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})?"
 _WELL = r"(?P<well>[A-Z]{1,2}\d{1,2})"
 PATTERNS: dict[str, str] = {

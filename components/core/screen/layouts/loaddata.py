@@ -162,20 +162,24 @@ def _read_table(reading: Reading, path: str) -> tuple[pd.DataFrame, pd.DataFrame
             ("t", step.get("t"), NO_Z),
         ):
             part[field] = absent if axis_column is None else numbers[axis_column].reindex(lines).to_numpy()
-        parts.append(part[part["path"] != ""])
+        parts.append(part[~is_absent(part["path"])])
     return pd.concat(parts, ignore_index=True), rows, columns, bool(pages)
 
 
 def _paths(table: pd.DataFrame, channel: str) -> pd.Series[str]:
     """The paths of a channel's files: relative to the screen's folder, absolute, or s3://."""
-    if f"URL_{channel}" in table.columns:
-        return table[f"URL_{channel}"].map(from_url)
+    urls = table[f"URL_{channel}"].map(from_url) if f"URL_{channel}" in table.columns else None
+    if f"FileName_{channel}" not in table.columns:
+        assert urls is not None  # a channel is found by one of the two columns
+        return urls
     names = table[f"FileName_{channel}"]
+    names = names.mask(is_absent(names), "")
     folders = (
         table[f"PathName_{channel}"] if f"PathName_{channel}" in table.columns else pd.Series("", index=table.index)
     )
     pairs = zip(folders.str.replace("\\", "/", regex=False), names, strict=True)
-    return pd.Series([join(from_url(folder), name) if name else "" for folder, name in pairs], index=table.index)
+    paths = pd.Series([join(from_url(folder), name) if name else "" for folder, name in pairs], index=table.index)
+    return paths if urls is None else urls.mask(is_absent(urls), paths)
 
 
 LOADDATA = Layout("loaddata", "load_data.csv with FileName_CHANNEL and Metadata_ columns", found, read)

@@ -20,7 +20,7 @@ _MOST = 3
 
 def here(paths: pd.Series[str], prefixes: Mapping[str, str]) -> pd.Series[str]:
     """Paths with forward slashes, the longest prefix that fits replaced; letters' case is ignored in Windows' paths."""
-    paths = paths.map({path: from_url(path.replace("\\", "/")) for path in paths.unique()})
+    paths = paths.map({path: re.sub(r"^(?:\./+)+", "", from_url(path.replace("\\", "/"))) for path in paths.unique()})
     known = sorted(((_plain(old), new) for old, new in prefixes.items()), key=lambda each: -len(each[0]))
     if not known:
         return paths

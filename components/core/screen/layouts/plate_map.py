@@ -160,9 +160,9 @@ def _role_texts(table: pd.DataFrame, columns: dict[str, str]) -> pd.Series[str] 
     second = next((column for column in table.columns if _normal(column) == "pert_type"), None)
     if second is not None and second != columns["role"]:
         texts = texts.mask(is_absent(texts), table[second])
-    words = [text for text in texts.unique() if text]
     # A column `type` may mean something else, for example the plate's.
-    return texts if any(role_of(word) for word in words) else None
+    other = _normal(columns["role"]) == "type" and not any(map(role_of, texts.unique()))
+    return None if other else texts
 
 
 def finish_wells(reading: Reading, wells: pd.DataFrame) -> pd.DataFrame:
@@ -244,8 +244,13 @@ def _find(reading: Reading) -> str:
             f"{reading.source.address()}: several plate maps, {shortened(candidates)}: set screen.plate_map to one"
         )
     found = f" among {shortened(tables)}" if tables else ""
+    if len(tables) == 1:
+        found = f": {tables[0]} line 1 has the columns {shortened(reading.header(tables[0])) or '(none)'}"
+    books = sorted(name for name in reading.names if name.lower().endswith((".xlsx", ".xls", ".ods")))
+    if books and not tables:
+        found = f": save {books[0]} as CSV"
     raise InputError(
-        f"{reading.source.address()}: there is no plate map{found}: put a table with the columns well and perturbation, and where "
+        f"{reading.source.address()}: there is no plate map{found}; put a table with the columns well and perturbation, and where "
         "they differ experiment, plate and role, beside the images, or set screen.plate_map"
     )
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from components.core.errors import InputError
 from components.core.screen.layouts.plate_map import describe_wells, finish_wells
-from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, fill_channels, whole_numbers
+from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, fill_channels, is_absent, whole_numbers
 from components.core.screen.layouts.stacks import NO_Z, find_files, stack_sites
 
 
@@ -91,7 +91,7 @@ def read(reading: Reading) -> Rows:
         part = wells[[*KEY, "site"]].assign(channel=name, path=table[column].reindex(lines).to_numpy(), source=source)
         for axis, field, absent in (("index", f"index_{name}", 0), ("z", "z", NO_Z), ("t", "time", NO_Z)):
             part[axis] = numbers[field].reindex(lines).to_numpy() if field in numbers else absent
-        parts.append(part[part["path"] != ""])
+        parts.append(part[~is_absent(part["path"])])
     planes = find_files(reading, pd.concat(parts, ignore_index=True))
     sites, channels = stack_sites(reading, planes, list(paths), bool(indices))
     merged = with_images(reading, wells, sites, columns)

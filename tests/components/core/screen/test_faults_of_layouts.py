@@ -298,6 +298,29 @@ def test_paths_of_another_machine(tmp_path: Path, there: str):
     assert screen.plates[0].wells[0].sites[0].channels[0][0].path == "s3://bucket/x/images/A01.tif"
 
 
+def test_cells_of_paths_that_are_empty_or_say_so_are_filled_from_the_other_columns(tmp_path: Path):
+    rows = [
+        {"Metadata_Well": "A01", "FileName_DNA": "a.tif", "URL_DNA": ""},
+        {"Metadata_Well": "A02", "FileName_DNA": "nan", "PathName_DNA": "", "URL_DNA": (tmp_path / "a b.tif").as_uri()},
+    ]
+    image(tmp_path / "a b.tif")
+    load_data(tmp_path, rows)
+    paths = [well.sites[0].channels[0][0].path for well in read_screen(tmp_path, CONFIG).plates[0].wells]
+    assert paths == ["images/a.tif", f"{tmp_path}/a b.tif"]
+
+
+def test_roles_that_no_word_is_known_of_are_left_out_and_rows_of_delimiters_are_none(tmp_path: Path):
+    for well in (*WELLS, "A03"):
+        image(tmp_path / f"{well}_s1.ome.tif")
+    (tmp_path / "map.csv").write_text("well;gene;role\nA01;a;\nA02;b;\nA03;c;spare\n;;\n")
+    screen = read_screen(tmp_path, CONFIG)
+    assert [well.well for well in screen.plates[0].wells] == list(WELLS)
+    assert any("role 'spare'" in warning for warning in screen.warnings)
+    (tmp_path / "map.csv").write_text("map of May;;\nwell;gene;role\nA01;a;\n")
+    with pytest.raises(InputError, match=r"no plate map: map\.csv line 1 has the columns map of May"):
+        read_screen(tmp_path, CONFIG)
+
+
 def test_a_plate_listed_twice_in_barcode_platemap_is_refused(tmp_path: Path):
     (tmp_path / "platemap").mkdir()
     (tmp_path / "platemap" / "M.txt").write_text("well_position\tbroad_sample\nA01\ta\nA02\tb\n")
