@@ -46,8 +46,13 @@ class BatchNormConfig(FrozenModel):
 
     domain: Literal["none", "cell_type", "experiment", "plate"] = Field(
         "none",
-        description="training batches hold wells of one domain, and inference uses BatchNorm statistics of the wells' domain; "
-        "none: random batches and running statistics",
+        description="BatchNorm normalises wells of a domain by themselves in training, and inference uses BatchNorm statistics of "
+        "the wells' domain; none: random batches and running statistics",
+    )
+    domains_per_step: Count = Field(
+        4,
+        description="domains of a training batch, with equally many wells each, where `domain` is not none; one plate holds a part "
+        "of the classes, so that each step would pull the classifier towards them",
     )
     statistics: Wells = Field(
         "all",

@@ -21,10 +21,18 @@ from torch.nn import functional as F
 from components.core.config import MeanTeacherConfig
 from components.core.learning.augmentation import easy_view, hard_view, normal_view
 from components.core.learning.checkpoints import RandomState
+from components.core.learning.domain_batch import several_domains
 from components.core.learning.fold_data import FoldWells
 from components.core.learning.images import Images
 from components.core.learning.network import Classifier
-from components.core.learning.schedules import CycleSchedule, concatenated, ema_decay, mixed_batches, ramp
+from components.core.learning.schedules import (
+    CycleSchedule,
+    concatenated,
+    domains_of_step,
+    ema_decay,
+    mixed_batches,
+    ramp,
+)
 from components.core.learning.team import Replica, Slots, StatisticsOfParts, running_statistics
 from components.core.learning.training_metrics import EpochMeter
 
@@ -108,8 +116,14 @@ class PairEpoch:
         self._random = RandomState((seed, epoch), slots)
         domain_W = images.batch_domains
         self._by_domain = domain_W is not None
+        wanted = images.batch_norm.domains_per_step
+        # Of the labelled part of a batch, and of its other part.
+        self._domains = (
+            domains_of_step(wells.training, domain_W, wanted),
+            domains_of_step(wells.hidden, domain_W, wanted),
+        )
         rng = self._random.of_sites
-        self._batches = mixed_batches(images.table, wells.training, wells.hidden, config, rng, domain_W)
+        self._batches = mixed_batches(images.table, wells.training, wells.hidden, config, rng, domain_W, self._domains)
         self._meter = EpochMeter(images, len(self._batches))
 
     @property
@@ -134,7 +148,10 @@ class PairEpoch:
         pair.teacher.train()
         for of_step in parts:
             batch, labelled = self._batches[meter.done]
-            sizes = self._slots.size(batch[:labelled]), self._slots.size(batch[labelled:])
+            sizes = (
+                self._slots.size(batch[:labelled], self._domains[0]),
+                self._slots.size(batch[labelled:], self._domains[1]),
+            )
             for group in optimiser.param_groups:
                 group["lr"] = self._schedule.rate(self._time)
             optimiser.zero_grad(set_to_none=True)
@@ -162,7 +179,11 @@ class PairEpoch:
 
     def _parts(self, sites: NDArray[np.intp], labelled: int) -> list[tuple[NDArray[np.intp], int]]:
         """This process's parts of a batch, labelled sites first, with their number of labelled sites."""
-        both = zip(self._slots.parts(sites[:labelled]), self._slots.parts(sites[labelled:]), strict=True)
+        both = zip(
+            self._slots.parts(sites[:labelled], self._domains[0]),
+            self._slots.parts(sites[labelled:], self._domains[1]),
+            strict=True,
+        )
         return [(np.concatenate([own, others]), len(own)) for own, others in both]
 
     def _loss(self, x: Tensor, well_B: Tensor, labelled: int, sizes: tuple[int, int], generator: Generator) -> Tensor:
@@ -180,15 +201,26 @@ class PairEpoch:
         of_all = self._slots.weight(len(x), sum(sizes))
         # Each view has its own jitter, so student and teacher see different noise.
         normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
-        supervised_LK = self._student(normal_view(normal_L, images.augment, generator), target_L)
+        domains = [self._slots.domains_of_part(each) for each in self._domains]
+        with several_domains(pair.student, domains[0]):
+            supervised_LK = self._student(normal_view(normal_L, images.augment, generator), target_L)
         loss = (1.0 - weight) * F.cross_entropy(supervised_LK, target_L) * of_labelled
-        # A batch of two domains must not be normalised as one.
+        # Labelled and other wells are of different domains, which must not be normalised as one.
         parts = [labelled, len(x) - labelled] if self._by_domain and labelled < len(x) else [len(x)]
+
+        def passed(network: Callable[[Tensor], Tensor], of: nn.Module, view_B: Tensor) -> Tensor:
+            """Logits of a view, part by part."""
+            logits = []
+            for part, count in zip(torch.split(view_B, parts), domains, strict=False):
+                with several_domains(of, count):
+                    logits.append(network(part))
+            return torch.cat(logits)
+
         easy_B = easy_view(images.standardise.jittered(x, plate_B, generator), images.augment, generator)
-        easy_BK = torch.cat([self._student(part) for part in torch.split(easy_B, parts)])
+        easy_BK = passed(self._student, pair.student, easy_B)
         with torch.no_grad():
             hard_B = hard_view(images.standardise.jittered(x, plate_B, generator), images.augment, generator)
-            teacher_BK = torch.cat([pair.teacher(part) for part in torch.split(hard_B, parts)])
+            teacher_BK = passed(pair.teacher, pair.teacher, hard_B)
         strength = config.consistency_weight * ramp(self._time, config.ramp_epochs)
         loss = loss + strength * consistency(easy_BK, teacher_BK) * of_all
         if self._pseudo_W is not None and has_pseudo_labels:

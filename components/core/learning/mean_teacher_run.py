@@ -19,7 +19,7 @@ from components.core.learning.fold_data import FoldData
 from components.core.learning.mean_teacher import Pair, PairEpoch
 from components.core.learning.network import prepare
 from components.core.learning.pseudo_labeller import PseudoLabeller
-from components.core.learning.schedules import CycleSchedule
+from components.core.learning.schedules import CycleSchedule, domains_of_step
 from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.learning.team import Replica, Slots, restore_statistics, statistics_of_all
 from components.core.learning.training_metrics import BestWeights
@@ -66,10 +66,15 @@ class MeanTeacherTraining:
         self._networks = [network for pair in pairs for network in (pair.student, pair.teacher)]
         for network in self._networks:
             prepare(network, settings.compute, images.device)
+        wanted = images.batch_norm.domains_per_step
+        sizes = {
+            "labelled": (config.labelled_batch, data.wells.training),
+            "unlabelled": (config.unlabelled_batch, data.wells.hidden),
+        }
         self._slots.warn_of_small_parts(
             **{
-                "mean_teacher.labelled_batch": config.labelled_batch,
-                "mean_teacher.unlabelled_batch": config.unlabelled_batch,
+                f"mean_teacher.{part}_batch": (size, domains_of_step(wells, images.batch_domains, wanted))
+                for part, (size, wells) in sizes.items()
             }
         )
         self._replicas = [Replica(pair.student, self._slots) for pair in pairs]

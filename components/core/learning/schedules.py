@@ -90,13 +90,26 @@ def balanced_draw(
     return wells[order[np.minimum(drawn, len(wells) - 1)]]
 
 
+def domains_of_step(wells: NDArray[np.intp], domain_W: NDArray[np.intp] | None, wanted: int) -> int:
+    """Number of domains in every batch of wells: as many as wanted, or all that there are; 1 without domains."""
+    if domain_W is None:
+        return 1
+    # A domain of a single well is left out.
+    return max(1, min(wanted, int((np.bincount(domain_W[wells]) > 1).sum()))) if len(wells) else 1
+
+
 def well_batches(
-    wells: NDArray[np.intp], size: int, rng: np.random.Generator, domain_W: NDArray[np.intp] | None = None
+    wells: NDArray[np.intp],
+    size: int,
+    rng: np.random.Generator,
+    domain_W: NDArray[np.intp] | None = None,
+    domains: int = 1,
 ) -> list[NDArray[np.intp]]:
     """An epoch's batches of about `size` wells: every well once, in random order, batches of nearly equal size.
 
-    With a domain of every well of the table, a batch holds wells of one, so that BatchNorm normalises each domain separately;
-    batches of all domains come in random order. A domain of a single well is left out: BatchNorm cannot normalise one image.
+    With a domain of every well of the table, a batch holds wells of one, or of as many as `domains` says, so that BatchNorm
+    normalises each domain separately; batches come in random order. A domain of a single well is left out: BatchNorm cannot
+    normalise one image. Several domains of a batch come one after the other, with equally many wells each, see `_joined`.
     """
     order = rng.permutation(wells)
     if domain_W is None:
@@ -107,9 +120,45 @@ def well_batches(
         part
         for of_domain in np.split(order, starts)
         if len(of_domain) > 1
-        for part in np.array_split(of_domain, max(1, min(round(len(of_domain) / size), len(of_domain) // 2)))
+        for part in np.array_split(of_domain, max(1, min(round(len(of_domain) * domains / size), len(of_domain) // 2)))
     ]
+    if domains > 1:
+        batches = _joined(batches, domains, domain_W, rng)
     return [batches[k] for k in rng.permutation(len(batches))]
+
+
+def _joined(
+    portions: Sequence[NDArray[np.intp]], domains: int, domain_W: NDArray[np.intp], rng: np.random.Generator
+) -> list[NDArray[np.intp]]:
+    """Batches of several portions, each of one domain, that hold every portion once.
+
+    The portions of a batch are of different domains, unless one domain has more portions than there are batches. Two kinds of
+    gaps are filled by wells that occur again, with other sites and views: the last batch has portions of other domains drawn
+    again, and a portion that is shorter than its batch's longest has further wells of its domain, its own if there are none.
+    """
+    portions_of: dict[int, list[NDArray[np.intp]]] = {}
+    for portion in portions:
+        portions_of.setdefault(int(domain_W[portion[0]]), []).append(portion)
+    wells_of = {domain: np.concatenate(own) for domain, own in portions_of.items()}
+    left = {domain: list(own) for domain, own in portions_of.items()}
+    batches = []
+    while left:
+        chosen: list[tuple[int, NDArray[np.intp]]] = []
+        while left and len(chosen) < domains:
+            # Those with the most portions left come first, so that different ones are left until the end.
+            order = sorted(left, key=lambda domain: (-len(left[domain]), rng.random()))
+            chosen += [(domain, left[domain].pop()) for domain in order[: domains - len(chosen)]]
+            left = {domain: own for domain, own in left.items() if own}
+        while len(chosen) < domains:
+            in_batch = [int(domain_W[portion[0]]) in dict(chosen) for portion in portions]
+            k = min(rng.permutation(len(portions)).tolist(), key=in_batch.__getitem__)
+            chosen.append((int(domain_W[portions[k][0]]), portions[k]))
+        longest = max(len(portion) for _, portion in chosen)
+        for domain, portion in chosen:
+            more = np.setdiff1d(wells_of[domain], portion)
+            filling = np.resize(rng.permutation(more) if len(more) else portion, longest - len(portion))
+            batches.append(np.concatenate([portion, filling]))
+    return [np.concatenate(batches[k : k + domains]) for k in range(0, len(batches), domains)]
 
 
 def random_sites(table: SiteTable, wells: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
@@ -140,17 +189,18 @@ def mixed_batches(
     config: MeanTeacherConfig,
     rng: np.random.Generator,
     domain_W: NDArray[np.intp] | None = None,
+    domains: tuple[int, int] = (1, 1),
 ) -> list[tuple[NDArray[np.intp], int]]:
     """An epoch's site batches for the mean teacher, labelled sites first, with their number of labelled sites.
 
     Every labelled well occurs once; unlabelled wells, if any, repeat as often as needed. With a domain of every well, the
-    labelled part of a batch is from one domain, and so is the unlabelled part.
+    labelled part of a batch and the unlabelled part have their numbers of `domains`, see `well_batches`.
     """
     if domain_W is not None:
-        supervised = well_batches(labelled, config.labelled_batch, rng, domain_W)
+        supervised = well_batches(labelled, config.labelled_batch, rng, domain_W, domains[0])
         others_of: list[NDArray[np.intp]] = []
         while len(unlabelled) and len(others_of) < len(supervised):
-            found = well_batches(unlabelled, config.unlabelled_batch, rng, domain_W)
+            found = well_batches(unlabelled, config.unlabelled_batch, rng, domain_W, domains[1])
             if not found:
                 break
             others_of += found

@@ -13,11 +13,13 @@ from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning.augmentation import normal_view
 from components.core.learning.checkpoints import Checkpoints, RandomState
 from components.core.learning.divergence import DivergenceCheck
+from components.core.learning.domain_batch import several_domains
 from components.core.learning.fold_data import FoldData
 from components.core.learning.network import Classifier, prepare
 from components.core.learning.schedules import (
     balanced_draw,
     concatenated,
+    domains_of_step,
     one_cycle_rate,
     random_site_batches,
     step_rate,
@@ -57,7 +59,8 @@ class SupervisedTraining:
             fused=True,
         )
         self._slots = Slots(data.images.team, compute.accumulate)
-        self._slots.warn_of_small_parts(**{"pretrain.batch_size": config.batch_size})
+        self._domains = domains_of_step(data.wells.training, self._domain_W, data.images.batch_norm.domains_per_step)
+        self._slots.warn_of_small_parts(**{"pretrain.batch_size": (config.batch_size, self._domains)})
         self._replica = Replica(network, self._slots)
         self._random = RandomState(seed, self._slots)
         self._best = BestWeights(network)
@@ -92,13 +95,13 @@ class SupervisedTraining:
         wells = self._data.wells.training
         if config.class_balance:
             wells = balanced_draw(wells, images.table.class_W[wells], config.class_balance, rng)
-        batches = well_batches(wells, config.batch_size, rng, self._domain_W)
+        batches = well_batches(wells, config.batch_size, rng, self._domain_W, self._domains)
         batches = random_site_batches(images.table, batches, rng)
         meter = self._meter = EpochMeter(images, len(batches))
         if self._saved_meter is not None:
             meter.restore(self._saved_meter)
         left = batches[meter.done :]
-        parts = [part for batch in left for part in self._slots.parts(batch)]
+        parts = [part for batch in left for part in self._slots.parts(batch, self._domains)]
         # All targets of the epoch are copied to the device at once.
         well_S = torch.from_numpy(images.table.well_S[concatenated(parts)]).to(images.device)
         targets = iter(torch.split(self._target_W[well_S], [len(part) for part in parts]))
@@ -112,13 +115,14 @@ class SupervisedTraining:
             for group in self._optimiser.param_groups:
                 group["lr"] = rate
             self._optimiser.zero_grad(set_to_none=True)
-            size = self._slots.size(batch)
+            size = self._slots.size(batch, self._domains)
             with statistics.step() as part_of_step:
                 for k, generator in enumerate(self._random.of_views):
                     sites, x = next(taken)
                     target_B = next(targets)
                     with part_of_step(), self._replica.part(k):
-                        logits_BK = self._replica(normal_view(x, images.augment, generator), target_B)
+                        with several_domains(self._network, self._slots.domains_of_part(self._domains)):
+                            logits_BK = self._replica(normal_view(x, images.augment, generator), target_B)
                         loss = F.cross_entropy(logits_BK, target_B, label_smoothing=config.label_smoothing)
                         loss = loss * self._slots.weight(len(sites), size)
                         loss.backward()  # type: ignore[no-untyped-call]

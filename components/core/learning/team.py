@@ -2,11 +2,12 @@
 
 torchrun starts the processes and passes each its rank in environment variables; a single process is a team of one. A batch
 is cut into slots, `accumulate` for each process; slot s belongs to process s modulo their number. BatchNorm normalises a
-slot by itself, so two processes of one slot each and one process of two slots compute the same step.
+slot by itself, or each domain of a slot, so two processes of one slot each and one process of two slots compute the same step.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -128,25 +129,44 @@ class Slots:
         """Indices of this process's parts."""
         return range(self.team.rank, self.count, self.team.size)
 
-    def parts(self, batch: NDArray[_N]) -> list[NDArray[_N]]:
-        """This process's parts of a batch, of nearly equal size; a batch that is too small is filled by repetition."""
-        if 0 < len(batch) < _LEAST * self.count and self.count > 1:
-            batch = np.resize(batch, _LEAST * self.count)
-        parts = np.array_split(batch, self.count)
-        return [parts[slot] for slot in self.own]
+    def domains_of_part(self, domains: int) -> int:
+        """Number of domains in each part of a batch of several."""
+        return domains // math.gcd(domains, self.count)
 
-    def warn_of_small_parts(self, **batches: int) -> None:
-        """Warns if BatchNorm would see few images; the arguments are batch sizes by the name of their setting."""
-        for name, wells in batches.items():
-            if self.count > 1 and wells // self.count < _FEW:
+    def _cuts(self, domains: int) -> int:
+        """Number of parts that a domain is cut into: parts take whole domains as far as their numbers allow."""
+        return self.count // math.gcd(domains, self.count)
+
+    def parts(self, batch: NDArray[_N], domains: int = 1) -> list[NDArray[_N]]:
+        """This process's parts of a batch, of nearly equal size; a batch that is too small is filled by repetition.
+
+        The domains of a batch come one after the other, equally many wells of each, and so do those of a part.
+        """
+        batch_DN = batch.reshape(domains, -1)
+        if 0 < batch_DN.shape[1] < self._least(domains):
+            batch_DN = batch_DN[:, np.resize(np.arange(batch_DN.shape[1]), self._least(domains))]
+        groups = np.split(batch_DN, domains // self.domains_of_part(domains))
+        parts = [part for group in groups for part in np.array_split(group, self._cuts(domains), axis=1)]
+        return [parts[slot].reshape(-1) for slot in self.own]
+
+    def _least(self, domains: int) -> int:
+        """Smallest number of wells of a domain in a batch that is cut into parts."""
+        return _LEAST * self._cuts(domains) if self.count > 1 else 0
+
+    def warn_of_small_parts(self, **batches: tuple[int, int]) -> None:
+        """Warns if BatchNorm would see few images; the arguments are size and domains of a batch by the setting of its size."""
+        for name, (wells, domains) in batches.items():
+            at_a_time = wells / (domains * self._cuts(domains))
+            if domains * self.count > 1 and int(at_a_time) < _FEW:
+                several = f" and batch_norm.domains_per_step (here {domains})" if domains > 1 else ""
                 warn(
                     f"{name} {wells} in {self.count} parts ({self.team.size} processes of {self.accumulate}) leaves BatchNorm "
-                    f"{wells / self.count:.3g} images at a time; raise it, or lower compute.processes or compute.accumulate"
+                    f"{at_a_time:.3g} images at a time; raise it, or lower compute.processes or compute.accumulate{several}"
                 )
 
-    def size(self, batch: NDArray[_N]) -> int:
+    def size(self, batch: NDArray[_N], domains: int = 1) -> int:
         """Number of wells of all parts of a batch."""
-        return max(len(batch), _LEAST * self.count) if len(batch) and self.count > 1 else len(batch)
+        return max(len(batch), self._least(domains) * domains) if len(batch) else 0
 
     def weight(self, part: int, whole: int) -> float:
         """Weight of a part's mean loss, so that averaging gradients over processes weights parts by their number of wells."""

@@ -127,6 +127,21 @@ def test_two_processes_equal_one_that_accumulates_two_parts(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("domains", [3, 4])
+def test_two_processes_equal_one_if_a_step_has_several_domains(make: Make, domains: int):
+    """Each has two of four plates, or a share of three."""
+    runs = [
+        make(f"{domains}-domains-{processes}", processes=processes, accumulate=2 // processes) for processes in (2, 1)
+    ]
+    losses = []
+    for run in runs:
+        run.config = changed(run.config, batch_norm={"domain": "plate", "domains_per_step": domains})
+        run.pretrain("slim")
+        losses.append([e["loss"] for e in json.loads((run.base("slim") / "history.json").read_text())])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_a_team_that_diverges_ends_together(make: Make):
     run = make("diverging", **TEAM)
     run.config = changed(run.config, pretrain={"learning_rates": (1e30, 1e-3)})

@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.core.config import BatchNormConfig
 from components.core.learning.images import Images, Standardiser
@@ -26,11 +27,12 @@ MARK = 1000
 
 @dataclass(frozen=True)
 class Pass:
-    """One call of a network: the value of each image's channels, the targets, and whether it was in train mode."""
+    """One call of a network: the value of each image's channels, the targets, whether it was in train mode, and its domains."""
 
     x_BC: NDArray[np.float32]
     target_B: list[int] | None
     training: bool
+    domains: int  # that BatchNorm normalises separately, one after the other
 
     @property
     def wells(self) -> list[int]:
@@ -43,7 +45,7 @@ class Pass:
         return {VIEWS[round(value) // MARK] for value in self.x_BC[:, 0].tolist()}
 
 
-def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Images:
+def numbered(images: Images, domain: str = "none", jitter: float = 0.0, domains_per_step: int = 1) -> Images:
     """Every pixel of well w is w + 1, which standardisation changes only by the factor of the jitter."""
     table = images.table
     assert table.wells < MARK
@@ -51,7 +53,7 @@ def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Image
     return replace(
         reading(images, lambda sites: table.well_S[sites] + 1),
         standardise=Standardiser(torch.zeros(plates, 6), torch.ones(plates, 6), jitter, CPU),
-        batch_norm=BatchNormConfig(domain=domain),
+        batch_norm=BatchNormConfig(domain=domain, domains_per_step=domains_per_step),
     )
 
 
@@ -83,7 +85,9 @@ def recorded(network: nn.Module) -> list[Pass]:
         x_BCHW, target_B = (*args, *kwargs.values(), None)[:2]
         x_BC = x_BCHW.detach().amax((2, 3)).numpy()
         assert np.array_equal(x_BC, x_BCHW.detach().amin((2, 3)).numpy()), "constant images"
-        passes.append(Pass(x_BC, None if target_B is None else target_B.tolist(), module.training))
+        domains = {getattr(layer, "domains", 1) for layer in module.modules() if isinstance(layer, _BatchNorm)}
+        assert len(domains) == 1
+        passes.append(Pass(x_BC, None if target_B is None else target_B.tolist(), module.training, domains.pop()))
 
     network.register_forward_pre_hook(note, with_kwargs=True)
     return passes

@@ -104,6 +104,21 @@ def test_every_pass_holds_one_domain_if_batches_do(images, wells, domain, monkey
     assert len(second) == len(teacher) == 2 * len(supervised)
 
 
+def test_several_domains_of_a_step_are_normalised_separately(images, wells, monkeypatch):
+    """In all passes of student and teacher; the parts of a batch may have different numbers of domains."""
+    leave_views_out(monkeypatch, mean_teacher)
+    plate_W = images.table.plate_W
+    supervised, second, teacher = passes_of(numbered(images, "plate", domains_per_step=3), wells)
+    both = [len(set(plate_W[own])) for own in (wells.training, wells.hidden)]
+    expected = [min(3, plates) for plates in both]
+    assert [one.domains for one in supervised] == expected[:1] * len(supervised)
+    assert [one.domains for one in second] == [one.domains for one in teacher] == expected * len(supervised)
+    for one in [*supervised, *second, *teacher]:
+        plates = plate_W[one.wells].reshape(one.domains, -1)
+        assert (plates == plates[:, :1]).all()
+    assert {well for one in supervised for well in one.wells} == set(wells.training)
+
+
 def test_learning_rate_and_weight_decay_reach_the_optimiser(images, wells, monkeypatch):
     """Two cosine cycles of two epochs and a final epoch, three steps each."""
     taken = []

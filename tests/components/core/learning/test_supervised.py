@@ -217,6 +217,18 @@ def test_every_batch_holds_one_domain_if_configured(labelled, domain, monkeypatc
             assert len(set(of_W[one.wells])) == 1
 
 
+def test_several_domains_of_a_step_are_normalised_separately(labelled, monkeypatch):
+    leave_views_out(monkeypatch, supervised)
+    plate_W = labelled.table.plate_W
+    for of_epoch in passes_of(numbered(labelled, "plate", domains_per_step=3), np.arange(labelled.table.wells)):
+        assert {well for one in of_epoch for well in one.wells} == set(range(labelled.table.wells))
+        for one in of_epoch:
+            plates = plate_W[one.wells].reshape(one.domains, -1)
+            assert one.domains == 3
+            assert (plates == plates[:, :1]).all()
+            assert len(set(plates[:, 0])) == 3
+
+
 def test_classes_are_balanced_if_configured(labelled, monkeypatch):
     leave_views_out(monkeypatch, supervised)
     class_W = np.where(np.arange(labelled.table.wells) < 4, 1, 0).astype(np.int32)

@@ -36,6 +36,31 @@ def test_every_well_of_a_batch_is_in_one_part_and_parts_are_nearly_equal(team, w
         assert count == 1 or min(map(len, parts)) >= 2
 
 
+@given(teams, st.integers(1, 6), st.integers(1, 12))
+def test_a_part_has_whole_domains_or_equal_shares_of_them(team, domains, wells):
+    """And parts are those of one process, whoever computes them."""
+    batch = np.arange(domains * wells)
+    of_W = np.repeat(np.arange(domains), wells)
+    slots = of_all(*team)
+    count = team[0] * team[1]
+    found = [part for own in slots for part in own.parts(batch, domains)]
+    assert sum(map(len, found)) == slots[0].size(batch, domains)
+    assert set(np.concatenate(found)) == set(batch)
+    own = slots[0].domains_of_part(domains)
+    for part in found:
+        of_part = of_W[part].reshape(own, -1)
+        assert (of_part == of_part[:, :1]).all()
+        assert len(set(of_part[:, 0])) == own
+        assert of_part.shape[1] >= (2 if count > 1 else 1)
+    if domains % count == 0:
+        assert {len(part) for part in found} == {len(batch) // count} or wells < 2
+    (alone,) = of_all(1, count)
+    expected = alone.parts(batch, domains)
+    for each in slots:
+        for slot, part in zip(each.own, each.parts(batch, domains), strict=True):
+            assert np.array_equal(part, expected[slot])
+
+
 @given(teams, st.integers(1, 60))
 def test_weights_make_the_mean_over_processes_the_mean_over_wells(team, wells):
     """What each process sums over its parts, averaged over processes, is the mean of all wells' values."""
