@@ -7,11 +7,13 @@ bytes both would accept it, so sizes are checked first.
 
 from __future__ import annotations
 
+import html
 import io
 import logging
 import math
 import re
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from imagecodecs import TiffError, tiff_decode
@@ -64,7 +66,7 @@ def decode_tiff(content: bytes, index: int, out_HW: Pixels, contents: str = "") 
         number, sample = divmod(index, samples)
         pages = [0] if len(file.pages) == 1 else _planes(file)
         page = _page(file, pages[number])
-        PlaneHeader((page.imagelength, page.imagewidth), header.dtype).check(header.shape, header.dtype, 0)
+        _page_header(page).check(header.shape, header.dtype, sample)
         _check_segments(page, len(content))
         try:
             if samples == 1 and page.compression in _LIBTIFF:
@@ -74,6 +76,41 @@ def decode_tiff(content: bytes, index: int, out_HW: Pixels, contents: str = "") 
         except (TiffError, ValueError, RuntimeError, IndexError) as error:
             reason = str(error) or "a strip or tile is cut"
             raise BadImageError(f"the image data cannot be decoded ({reason}); copy or export the file again") from None
+
+
+class TiffAxes(NamedTuple):
+    """What the pages of a TIFF are by its own description."""
+
+    lengths: dict[str, int]  # of c, z and t
+    channels: tuple[str, ...]  # their names; empty without
+    places: tuple[dict[str, int], ...]  # of each plane, in order of the planes, its place along the axes, from 0
+
+
+def tiff_axes(content: bytes) -> TiffAxes | None:
+    """The axes that OME-XML or ImageJ give grey pages; None if they do not say, or not of all pages of this file."""
+    with _opened(content) as file:
+        try:
+            if not (file.is_ome or file.is_imagej) or len(file.series) != 1 or _first(file).samplesperpixel != 1:
+                return None
+            series, pages = file.series[0], _planes(file)
+            axes, shape = series.axes.lower()[:-2], series.shape[:-2]
+            order = [page.index if page is not None else -1 for page in series.pages]
+            if not series.axes.endswith("YX") or not set(axes) <= set("czt") or sorted(order) != pages:
+                return None
+            place_of = {
+                number: dict(zip(axes, map(int, np.unravel_index(n, shape)), strict=True)) if axes else {}
+                for n, number in enumerate(order)
+            }
+            lengths = dict(zip(axes, shape, strict=True))
+            names = re.findall(r"<(?:\w+:)?Channel\b[^>]*?\bName=\"([^\"]*)\"", file.ome_metadata or "")
+            labels = (file.imagej_metadata or {}).get("Labels", []) if set(axes) == {"c"} else []
+        except BadImageError:
+            raise
+        except Exception:  # of many kinds, by what a description lacks
+            return None
+    names = [html.unescape(name) for name in names] or [str(label) for label in labels]
+    known = len(names) == len(set(names)) == lengths.get("c", 1) and all(names)
+    return TiffAxes(lengths, tuple(names) if known else (), tuple(place_of[number] for number in pages))
 
 
 def tiff_pixel_size(content: bytes) -> float | None:
@@ -123,8 +160,8 @@ def _page(file: TiffFile, number: int) -> TiffPage:
     return page
 
 
-def _header(file: TiffFile) -> PlaneHeader:
-    page = _first(file)
+def _page_header(page: TiffPage) -> PlaneHeader:
+    """The form of a page, whose planes are its samples."""
     found = PIXEL_TYPES.get(page.dtype) if page.dtype is not None else None
     if found is None:
         raise BadImageError(
@@ -132,8 +169,14 @@ def _header(file: TiffFile) -> PlaneHeader:
         )
     if page.imagedepth != 1 or not page.imagelength or not page.imagewidth:
         raise BadImageError("expected pages of height and width, found another form; export each plane as a page")
+    return PlaneHeader((page.imagelength, page.imagewidth), found, page.samplesperpixel)
+
+
+def _header(file: TiffFile) -> PlaneHeader:
+    """The form of the first page, and how many planes all of them have."""
+    first = _page_header(_first(file))
     pages = 1 if len(file.pages) == 1 else len(_planes(file))
-    return PlaneHeader((page.imagelength, page.imagewidth), found, pages * page.samplesperpixel)
+    return replace(first, planes=pages * first.planes)
 
 
 def _planes(file: TiffFile) -> list[int]:

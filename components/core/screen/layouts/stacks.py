@@ -17,6 +17,8 @@ from components.core.screen.layouts.reading import KEY, LISTINGS, Reading, with_
 from components.core.screen.plane_header import BadImageError
 from components.core.screen.planes import plane_header
 from components.core.screen.screen_source import UnreadableError
+from components.core.screen.tiff import SIGNATURES as TIFF
+from components.core.screen.tiff import TiffAxes, tiff_axes
 from components.core.screen.wells import Plane, natural_key
 from components.core.screen.zarr_images import is_zarr, open_image, zarr_header
 
@@ -45,10 +47,10 @@ def stack_sites(
         indexed: whether `index` is what a table or metadata say; else files may hold other planes, too.
     """
     planes = _without_duplicates(reading, planes)
-    planes = _one_time_point(reading, planes)
     planes = planes.assign(file="") if "file" not in planes.columns else planes
     if not indexed:
         planes, order = _pages(reading, planes, order)
+    planes = _one_time_point(reading, planes)
     planes, names = _channels(reading, planes, order)
     planes = _one_plane(reading, planes)
     number = {name: c for c, name in enumerate(names)}
@@ -107,24 +109,31 @@ def _one_time_point(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
 def _pages(
     reading: Reading, planes: pd.DataFrame, order: Sequence[str] | None
 ) -> tuple[pd.DataFrame, Sequence[str] | None]:
-    """The planes of files that hold several, as the first one does: the channels that the configuration names, or a z-stack.
+    """The planes of files that hold several, as the first one does: what OME or ImageJ say, else channels or a z-stack.
 
-    Files that differ from the first are refused when they are decoded.
+    Without a description they are channels if the configuration names as many, or a z-stack if it chooses planes of one. Files
+    that differ from the first in their number of planes are refused when they are decoded.
     """
     if not reading.images or planes.empty:
         return planes, order
-    first = planes["path"].iloc[0]
+    first, axes = planes["path"].iloc[0], None
     try:
         if is_zarr(first):
             header = zarr_header(open_image(reading.source, first))
         else:
-            header = plane_header(reading.source.read_many([first])[0])
+            (content,) = reading.source.read_many([first])
+            header = plane_header(content)
+            axes = tiff_axes(content) if header.planes > 1 and content.startswith(TIFF) else None
     except (BadImageError, UnreadableError):
         return planes, order  # reported when it is packed
     count, planes = header.planes, planes.assign(file=header.contents)
     wanted, z = reading.config.channels, reading.config.z
     if count == 1:
         return planes, order
+    if axes is not None and (axes.lengths.get("c", 1) > 1 or not wanted or len(wanted) != count):
+        described = _described(planes, axes)
+        if described is not None:
+            return described, order if axes.lengths.get("c", 1) == 1 else axes.channels or None
     if wanted and len(wanted) == count and planes["channel"].nunique() == 1:
         return pd.concat(
             [planes.assign(channel=name, index=n) for n, name in enumerate(wanted)], ignore_index=True
@@ -143,6 +152,23 @@ def _pages(
         )
         return planes, order
     return pd.concat([planes.assign(z=n + 1, index=n) for n in range(count)], ignore_index=True), order
+
+
+def _described(planes: pd.DataFrame, axes: TiffAxes) -> pd.DataFrame | None:
+    """The planes of files whose pages have places of their own; None if these contradict the names or table of the files."""
+    long = {axis for axis, length in axes.lengths.items() if length > 1}
+    said = {axis for axis, column in (("c", "channel"), ("z", "z"), ("t", "t")) if planes[column].nunique() > 1}
+    if long & said:
+        return None
+    parts = []
+    for index, place in enumerate(axes.places):
+        part = planes.assign(index=index)
+        if "c" in long:
+            part["channel"] = axes.channels[place["c"]] if axes.channels else str(place["c"] + 1)
+        for axis in long & {"z", "t"}:
+            part[axis] = place[axis] + 1
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _channels(

@@ -163,6 +163,40 @@ def test_an_image_of_other_planes_than_the_first_is_refused(tmp_path: Path):
     assert any("A02_s1.png" in str(finding) for finding in inspect_screen(source, CONFIG).findings if finding.wrong)
 
 
+@pytest.mark.parametrize(("kind", "axes"), [("ome", "CZYX"), ("ome", "ZCYX"), ("imagej", "ZCYX")])
+def test_pages_are_the_channels_and_steps_that_their_description_says(tmp_path: Path, axes: str, kind: str):
+    lengths = {"C": 2, "Z": 3}
+    pages = np.arange(6, dtype=np.uint16).reshape([lengths[axis] for axis in axes[:2]] + [1, 1])
+    names = {"Channel": {"Name": ["DNA", "A&B"]}} if kind == "ome" else {}
+    for well in WELLS:
+        path = tmp_path / f"{well}_s1.{'ome.' if kind == 'ome' else ''}tif"
+        pixels = np.broadcast_to(pages, [*pages.shape[:2], 8, 8]).copy()
+        tifffile.imwrite(path, pixels, **{kind: True}, metadata={"axes": axes, **names})
+    (tmp_path / "map.csv").write_text("well,gene\nA01,a\nA02,b\n")
+    source = ScreenDirectory(tmp_path)
+    with pytest.raises(InputError, match=r"z-stacks of 3 planes \(1, 2, 3\)"):
+        read_screen(source, CONFIG)
+    first, second = pages.reshape(pages.shape[:2]).max(axis=axes.index("Z")).tolist()
+    screen = read_screen(source, CONFIG.model_copy(update={"z": "max"}))
+    assert screen.channels == (("DNA", "A&B") if kind == "ome" else ("1", "2"))
+    assert [int(each.max()) for each in pixels_of(source, screen)[f"{tmp_path.name}_A01"]] == [first, second]
+    names_of = {"z": "max", "channels": ("A&B", "DNA") if kind == "ome" else ("x", "y")}
+    screen = read_screen(source, CONFIG.model_copy(update=names_of))
+    expected = [second, first] if kind == "ome" else [first, second]
+    assert [int(each.max()) for each in pixels_of(source, screen)[f"{tmp_path.name}_A02"]] == expected
+
+
+def test_a_page_of_another_bit_depth_than_the_first_is_refused(tmp_path: Path):
+    for well in WELLS:
+        with tifffile.TiffWriter(tmp_path / f"{well}_s1.tif") as file:
+            for dtype in (np.uint16, np.uint8):
+                file.write(np.zeros((8, 8), dtype), photometric="minisblack")
+    (tmp_path / "map.csv").write_text("well,gene\nA01,a\nA02,b\n")
+    source = ScreenDirectory(tmp_path)
+    with pytest.raises(InputError, match=r"A01_s1\.tif: .*expected 16-bit pixels, found 8-bit"):
+        pixels_of(source, read_screen(source, CONFIG.model_copy(update={"z": "max"})))
+
+
 def test_rows_of_a_stack_without_a_site_column_are_one_site(tmp_path: Path):
     rows = [
         {"Metadata_Well": well, "Metadata_Z": z, "FileName_DNA": f"{well}_{z}.tif"} for well in WELLS for z in (0, 1)
