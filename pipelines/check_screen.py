@@ -12,7 +12,7 @@ from components.core.errors import SHOWN, InputError
 from components.core.files import write_atomically
 from components.core.screen.inspection import Inspection, inspect_screen
 from components.core.tables import Finding
-from pipelines.checks import check_screen, screen_source
+from pipelines.checks import check_configured, screen_source
 from pipelines.options import check_new_file, print_json
 
 
@@ -40,9 +40,9 @@ def run_check_screen(
     source = screen_source(screen)
     found = inspect_screen(source, (config or RunConfig()).screen, known_cells=whole)
     findings = list(found.findings)
-    if config is not None and whole and not found.wrong:
+    if config is not None and whole and found.screen and not found.wrong:
         try:
-            check_screen(config, source, None)
+            check_configured(config, found.screen, None)
         except InputError as error:
             findings.insert(0, Finding(True, str(error)))
     if write_config is not None and found.config:

@@ -1,6 +1,6 @@
 """Cheap checks of a run's input: the configuration, the files it refers to, and the screen's tables.
 
-They run before anything is written and before hours of training. No image is read. Imports neither torch nor kfp.
+They run before anything is written and before hours of training. Imports neither torch nor kfp.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from components.core.label_tables import matched_labels, read_label_table
 from components.core.learning.warm_start import check_networks
 from components.core.prior.pseudo_labels import read_fused_labels
 from components.core.screen.folds import assign_folds, screen_folds
+from components.core.screen.histograms import check_controls
+from components.core.screen.inspection import checked_screen
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.simulation.plate_design import SimulationSettings, experiment_size
@@ -56,21 +58,32 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> Sc
 
 
 def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) -> Screen:
-    """Reads a screen's tables and checks them, and the labels of its unlabelled wells, against the configuration.
+    """Checks a screen as check-screen does, and its tables against the configuration.
+
+    Args:
+        config: the run's configuration.
+        source: the screen.
+        truth: labels of its unlabelled wells.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
     """
-    _check_ratio(config)
     try:
-        found = read_screen(source, config.screen)
+        found = checked_screen(source, config.screen)
     except InputError as error:
         raise InputError(f"{error}{_also_of_truth(config, source, truth)}") from None
-    if len(found.vocabulary.treatments) < 2:
-        labels = (
-            f"one label, {found.vocabulary.treatments[0]}" if found.vocabulary.treatments else "no labelled treatment"
-        )
-        raise InputError(f"{source.address()}: the screen has {labels}: at least two labels are needed to train on")
+    check_configured(config, found, truth)
+    return found
+
+
+def check_configured(config: RunConfig, found: Screen, truth: Path | None) -> None:
+    """Checks the tables of a screen, and the labels of its unlabelled wells, against the configuration.
+
+    Raises:
+        InputError: names the option, row or field, and what to do.
+    """
+    _check_ratio(config)
+    check_controls(found.plates, config.standardise, config.batch_norm)
     check_folds(config, found.training_experiments())
     screen_folds(found.training_plates, config.folds)
     if truth is not None:
@@ -78,7 +91,6 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
     fused = local_files(config).get(FUSED)
     if fused is not None:
         _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found, config.screen.label_column)
-    return found
 
 
 def _also_of_truth(config: RunConfig, source: ScreenSource, truth: Path | None) -> str:

@@ -55,7 +55,7 @@ def site_table(labelled: Iterable[str] = LABELLED, unlabelled: Iterable[str] = U
 def write_screen(
     root: Path, table: pd.DataFrame, layout: SimulatedLayout, imaged: Sequence[str], named: bool = False
 ) -> None:
-    """Writes the tables of some sites, and the images of the `imaged` experiments; those of others if `named` as empty files."""
+    """Writes the tables of some sites, and the images of the `imaged` experiments; those of others if `named` as black ones."""
     writer = LAYOUTS[layout]
     root.mkdir(parents=True)
     writer.tables(root, table, FORM)
@@ -66,14 +66,14 @@ def write_screen(
             for channel, name in enumerate(FORM.channels):
                 path = root / writer.path(place, channel, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
+                path.write_bytes(BLACK)
 
 
 class TinyScreen:
     """Writes the screen below `root`: 4 experiments x 2 plates x 5 wells x 2 sites x 6 channels, in the Kaggle layout.
 
     A test that reads tables only, or one experiment, names the `imaged` experiments. `more` are labelled experiments beside
-    the usual ones. With `named`, images of the other experiments are empty files, for tests that open none.
+    the usual ones. With `named`, images of the other experiments are black, for tests that pack none.
     """
 
     def __init__(
@@ -123,6 +123,10 @@ def raw_png(size: int, stream: bytes) -> bytes:
 
     header = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+
+
+BLACK = raw_png(SIZE, zlib.compress(bytes(SIZE * (SIZE + 1))))
+"""A black image."""
 
 
 class MemoryStore:

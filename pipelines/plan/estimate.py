@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.config import RunConfig
+from components.core.config import CHANNELS, RunConfig
 from components.core.errors import InputError
 from components.core.learning.network_size import network_sizes
 from pipelines.dag import GPU_STEPS, DagTask, training_graph
-from pipelines.plan.memory import gpu_memory_warnings, pod_memory_warnings
+from pipelines.plan.memory import gpu_memory_warnings, pod_memory_warnings, site_bytes
 from pipelines.plan.rates import Basis, Rates, weakest
 from pipelines.plan.schedule import critical_path, enough_pods, schedule
 from pipelines.plan.work import NetworkWork, packed_bytes, screen_wells, stored_bytes, task_work
@@ -57,9 +56,11 @@ class RunPlan:
         Raises:
             InputError: wrong tables, folds that do not fit them, or a folder that holds no finished run.
         """
-        self.config, self.rates, self.measured = config, rates, measured
+        self.rates, self.measured = rates, measured
         self._factors = measured_factors(measured, rates) if measured else {}
-        self.wells, self.sizes = screen_wells(config, screen), network_sizes(config)
+        self.wells = screen_wells(config, screen)
+        self.config = config = self.wells.config
+        self.sizes = network_sizes(config)
         self.pod_gpus = max(1, config.compute.processes)
         self._dag = training_graph(config).tasks
         self.tasks = [self._estimate(task) for task in self._dag]
@@ -115,7 +116,9 @@ class RunPlan:
         if task.step == "report":
             return cpu.report_s, "assumed"
         if task.step == "normalize":
-            scale = config.cluster.steps.normalize.cpu * cpu.image_size**2 / math.prod(config.screen.image_shape)
+            scale = (
+                config.cluster.steps.normalize.cpu * len(CHANNELS) * cpu.image_size**2 / site_bytes(config, wells.dtype)
+            )
             packing = wells.sites / (cpu.pack_sites_per_s * scale)
             writing = packed_bytes(wells, self.rates) / (self.rates.pods.store_mb_per_s * 1e6)
             return max(packing, writing), "scaled" if packing > writing else "assumed"
@@ -135,7 +138,7 @@ class RunPlan:
         steps, gpu = {task.step for task in self._dag if task.on_gpu}, self.rates.gpu
         least = min(sorted(steps), key=lambda step: float(getattr(self.config.cluster.steps, step).memory_gib))
         on_gpu = gpu_memory_warnings(self.config, self.sizes, gpu, self.rates.gpus[gpu].memory_gb)
-        return [*on_gpu, *pod_memory_warnings(self.config, least)]
+        return [*on_gpu, *pod_memory_warnings(self.config, least, self.wells.dtype)]
 
 
 def measured_factors(folder: Path, rates: Rates) -> dict[str, float]:

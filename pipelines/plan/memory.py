@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from components.core.config import RunConfig
 from components.core.config.cluster import StepResources
 from components.core.learning.network_size import NetworkSize
+from components.core.storage.manifest import PixelType
 
 PROCESS_GIB = 4.0
 """Memory of a training process without images: torch, CUDA, tables."""
@@ -17,19 +18,21 @@ MEMORY_SHARE = 0.9
 """Share of a GPU's memory that a step may take by this estimate."""
 
 
-def site_bytes(config: RunConfig) -> int:
-    """Bytes of one decoded site of 8-bit pixels; the configuration does not say whether they have 16."""
-    return len(config.screen.channel_names) * math.prod(config.screen.image_shape)
+def site_bytes(config: RunConfig, dtype: PixelType = "uint8") -> int:
+    """Bytes of a decoded site; the configuration alone does not say the type of its pixels."""
+    return len(config.screen.channel_names) * math.prod(config.screen.image_shape) * (2 if dtype == "uint16" else 1)
 
 
-def pod_memory_warnings(config: RunConfig, step: str) -> Iterator[str]:
+def pod_memory_warnings(config: RunConfig, step: str, dtype: PixelType = "uint8") -> Iterator[str]:
     """A warning if the pod of a GPU step has less memory than its processes, their caches and batches take."""
     own: StepResources = getattr(config.cluster.steps, step)
     processes, teacher = config.compute.processes or max(1, own.gpus), config.mean_teacher
     batch = max(
         config.pretrain.batch_size, teacher.labelled_batch + teacher.unlabelled_batch, config.predict.batch_size
     )
-    needed = (PROCESS_GIB + config.loader.cache_gib) * processes + BATCHES_HELD * batch * site_bytes(config) / 2**30
+    needed = (PROCESS_GIB + config.loader.cache_gib) * processes + BATCHES_HELD * batch * site_bytes(
+        config, dtype
+    ) / 2**30
     needed += own.shm_gib
     if (
         min(config.screen.image_shape) >= 256 and needed > own.memory_gib

@@ -17,7 +17,7 @@ from rich.text import Text
 from components.core.command import number_items
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.screen.plane_header import pixels
+from components.core.screen.plane_header import bits, pixels
 from pipelines.dag import STEPS
 from pipelines.plan.estimate import RunPlan, TaskEstimate
 from pipelines.plan.rates import read_rates, weakest
@@ -72,6 +72,10 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
             "plates": int(plan.wells.experiments.plates.sum()),
             "wells": plan.wells.count(),
             "sites": plan.wells.sites,
+            "assumed": plan.wells.assumed,
+            "channels": len(plan.config.screen.channel_names),
+            "image_shape": list(plan.config.screen.image_shape),
+            "dtype": plan.wells.dtype,
             "packed_bytes": round(packed_bytes(plan.wells, plan.rates)),
         },
         "gpu": plan.rates.gpu,
@@ -119,7 +123,8 @@ def _summary(plan: RunPlan) -> Text:
     return Text.assemble(
         (f"Plan of {plan.config.name}", "bold"),
         f": {len(wells.experiments)} experiments, {wells.experiments.plates.sum()} plates, {wells.count():,} wells, "
-        f"{wells.sites:,} sites of {pixels(plan.config.screen.image_shape)}",
+        f"{wells.sites:,} sites of {len(plan.config.screen.channel_names)} channels, "
+        f"{pixels(plan.config.screen.image_shape)}, {bits(wells.dtype)} bit",
         *(part for name, line in lines.items() for part in ((f"\n  {name}  ", "bold"), line)),
     )
 
@@ -172,7 +177,8 @@ def _table(title: str, *columns: str) -> Table:
 def _notes(plan: RunPlan) -> Iterator[Text]:
     for text in plan.warnings:
         yield Text.assemble(("warning: ", "bold yellow"), text)
-    notes = [
+    notes = [f"assumed of the screen: {plan.wells.assumed}"] if plan.wells.assumed else []
+    notes += [
         f"CPU rates: {plan.rates.cpu.source}; a pod takes {plan.rates.pods.start_s:g} s to start (assumed)",
         "a packed screen is not packed again: normalize then takes seconds",
     ]

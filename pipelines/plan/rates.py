@@ -54,7 +54,8 @@ class CpuRates(FrozenModel):
     source: str = Field(..., description="the measured sites and machine")
     image_size: Count = Field(..., description="side of the measured images; rates scale with pixels")
     pack_sites_per_s: Positive = Field(..., description="sites that a core packs per second")
-    packed_share: dict[Literal["lz4", "zstd"], Share] = Field(..., description="packed bytes per byte of pixels")
+    packed_share: dict[Literal["lz4", "zstd"], Share] = Field(..., description="packed bytes per byte of 8-bit pixels")
+    packed_share_16_bit: dict[Literal["lz4", "zstd"], Share] = Field(..., description="the same of 16-bit pixels")
     assign_s_per_1000_wells: NonNegative = Field(..., description="ensemble and assign, seconds per 1,000 wells")
     report_s: NonNegative = Field(..., description="report, seconds")
 

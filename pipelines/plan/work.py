@@ -15,10 +15,15 @@ from typing import NamedTuple
 import pandas as pd
 
 from components.core.config import RunConfig
+from components.core.errors import InputError
 from components.core.learning.network_size import NetworkSize
 from components.core.learning.schedules import CycleSchedule
+from components.core.screen.images import image_form
 from components.core.screen.layouts import read_screen
+from components.core.screen.plane_header import bits, pixels
 from components.core.screen.simulation.plate_design import experiment_size, treatment_count
+from components.core.storage.manifest import PixelType
+from components.core.storage.opening import open_screen
 from pipelines.checks import check_folds, simulated_experiments
 from pipelines.dag import DagTask
 from pipelines.plan.memory import site_bytes
@@ -40,7 +45,11 @@ class ScreenWells:
     """The wells of a run's screen.
 
     Attributes:
+        config: the run's, with the screen's own channels and size of images.
         source: where the numbers come from, as text.
+        assumed: what the screen or configuration does not say, as text; may be empty.
+        sites_per_well: their mean.
+        dtype: type of the packed pixels.
         experiments: a row an experiment: `experiment`, `cell_type`, `labelled` (and not held out), `holdout`, `fold` (the one
             that validates on it; -1 if none) and the numbers of its `plates`, `treatments` and `controls`.
         classes: K, controls included.
@@ -48,6 +57,9 @@ class ScreenWells:
 
     config: RunConfig
     source: str
+    assumed: str
+    sites_per_well: float
+    dtype: PixelType
     experiments: pd.DataFrame
     classes: int
 
@@ -58,12 +70,12 @@ class ScreenWells:
     @property
     def sites(self) -> int:
         """Number of sites."""
-        return self.count() * self.config.screen.usual_sites
+        return round(self.count() * self.sites_per_well)
 
     @property
     def pixel_bytes(self) -> int:
         """Bytes of the decoded sites."""
-        return self.sites * site_bytes(self.config)
+        return self.sites * site_bytes(self.config, self.dtype)
 
     def predicted(self, fold: int, cell_type: str) -> int:
         """Wells of a cell type whose labels the fold's networks never saw: validation, unlabelled, and held out."""
@@ -86,18 +98,40 @@ class ScreenWells:
 
 
 def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
-    """The wells that a run works on, by the tables of the screen in a folder; without one, by the sizes under `simulate`.
+    """The wells that a run works on, by the screen in a folder; without one, by the sizes under `simulate`.
+
+    Of a screen without images, or with wrong ones, the tables count, and the rest is assumed.
 
     Raises:
-        InputError: the tables are wrong, or do not fit the folds.
+        InputError: the tables are wrong, or do not fit the folds or the crops.
     """
+    assumed, sites, dtype = "", float(config.screen.usual_sites), _pixel_type(config, config.simulate.bits)
     if folder is None:
         simulate, source = config.simulate, "the sizes under simulate, no well missing (no --screen)"
+        if config.screen.sites is None:
+            assumed = f"{sites:g} sites a well, because screen.sites is null"
         folds = check_folds(config, simulated_experiments(config))
         classes = treatment_count(simulate) + simulate.positive_controls + 1
         rows = _simulated_rows(config)
     else:
-        screen, source = read_screen(folder, config.screen, images=False), f"the tables in {folder}"
+        opened = open_screen(str(folder))
+        try:
+            screen, source = read_screen(opened, config.screen), f"the screen in {folder}"
+            given = config.screen.image_shape if config.screen.image_size is not None else None
+            form = image_form(opened, screen, given)
+        except InputError as error:
+            screen, source = read_screen(opened, config.screen, images=False), f"the tables in {folder}"
+            shape, channels = pixels(config.screen.image_shape), len(config.screen.channel_names)
+            assumed = f"{sites:g} sites a well of {channels} channels, {shape}, 8 bit; of the images: {error}"
+        else:
+            wells = [well for plate in screen.plates for well in plate.wells]
+            sites, dtype = sum(len(well.sites) for well in wells) / len(wells), _pixel_type(config, bits(form.dtype))
+            own = config.screen.model_copy(update={"channels": form.channels, "image_size": form.shape})
+            config = config.model_copy(update={"screen": own})
+        try:
+            config.screen.input_side_of(config.screen.image_shape)
+        except ValueError as error:
+            raise InputError(f"screen.{error}; lower screen.crop or screen.bin") from None
         folds, classes = check_folds(config, screen.training_experiments()), len(screen.vocabulary.classes)
         rows = []
         for plate in screen.plates:
@@ -108,7 +142,12 @@ def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
     found = plates.groupby(EXPERIMENT, sort=False).sum().reset_index()
     found["labelled"] &= ~found.holdout
     found["fold"] = [folds.get(name, -1) for name in found.experiment]
-    return ScreenWells(config, source, found, classes)
+    return ScreenWells(config, source, assumed, sites, dtype, found, classes)
+
+
+def _pixel_type(config: RunConfig, bits: int) -> PixelType:
+    """The type of the packed pixels of images of 8 or 16 bits."""
+    return "uint16" if bits == 16 and config.pack.bits != 8 else "uint8"
 
 
 def _simulated_rows(config: RunConfig) -> list[tuple[object, ...]]:
@@ -138,7 +177,7 @@ def task_work(wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
         return {}
     config, counts = wells.config, wells.fold(task.fold, task.cell_type)
     passes = 1 if config.batch_norm.domain == "none" else 2  # AdaBN reads the wells once more
-    validated = counts.validation * config.screen.usual_sites * passes
+    validated = round(counts.validation * wells.sites_per_well * passes)
     if task.step == "pretrain":
         epochs = config.pretrain.epochs
         validations = math.ceil(epochs / config.pretrain.validate_every)
@@ -162,7 +201,8 @@ def task_work(wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
         predicted = wells.predicted(task.fold, cell_type)
         others = wells.count(cell_type) - predicted if views else 0
         adapted = (passes - 1) * (predicted + others)
-        forward += (predicted * max(config.predict.views, views) + others * views + adapted) * config.screen.usual_sites
+        seen = predicted * max(config.predict.views, views) + others * views + adapted
+        forward += round(seen * wells.sites_per_well)
     return {backbone.name: NetworkWork(training, forward) for backbone in config.backbones}
 
 
@@ -181,7 +221,8 @@ def _expected_refreshes(config: RunConfig, schedule: CycleSchedule, validations:
 
 def packed_bytes(wells: ScreenWells, rates: Rates) -> float:
     """Bytes of the packed screen."""
-    return wells.pixel_bytes * rates.cpu.packed_share[wells.config.pack.codec]
+    shares = rates.cpu.packed_share if wells.dtype == "uint8" else rates.cpu.packed_share_16_bit
+    return wells.pixel_bytes * shares[wells.config.pack.codec]
 
 
 def stored_bytes(wells: ScreenWells, rates: Rates, sizes: Mapping[str, NetworkSize], task: DagTask) -> float:

@@ -133,7 +133,7 @@ class _Retraining:
 
     def _check(self) -> None:
         """Rejects a retraining that cannot end in a decision, before anything is started."""
-        champion, found = self.champion, self.comparable
+        champion = self.champion
         given = self.config.screen.image_size is not None
         if champion is not None and given and champion.image_shape != self.config.screen.image_shape:
             raise InputError(
@@ -145,6 +145,7 @@ class _Retraining:
                 f"the champion {champion.short} is of configuration {champion.name}: a store has one champion, whatever its "
                 "models are called; use another store.prefix for another champion"
             )
+        found = self.comparable
         if not found.experiments:
             if self.request.allow_no_holdout:
                 return

@@ -8,10 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from components.core.config import RunConfig
-from components.core.screen.inspection import inspect_screen
+from components.core.config import RunConfig, ScreenConfig
+from components.core.screen.inspection import checked_screen, inspect_screen
 from components.core.screen.screen_source import ScreenDirectory
 from pipelines.cli import app
 from tests.tiny_screen import SIZE, TinyScreen, write_png
@@ -49,6 +50,8 @@ def test_everything_wrong_is_found_in_one_pass(tmp_path: Path):
         for channel in range(1, 7):
             tiny.image("HUVEC-02", 2, "C02", site, channel).unlink()
     tiny.image("HUVEC-01", 2, "B02", 1, 1).write_bytes(b"no image")
+    cut = tiny.image("HUVEC-01", 2, "B02", 1, 2)
+    cut.write_bytes(cut.read_bytes()[: cut.read_bytes().index(b"IDAT") + 2])
     write_png(tiny.image("HUVEC-02", 1, "B02", 1, 4), np.zeros((SIZE, SIZE + 1), np.uint8))
     write_png(tiny.image("HUVEC-03", 1, "B03", 1, 1), np.zeros((SIZE, SIZE), np.uint16))
     found = check(tiny.root, code=2)
@@ -61,6 +64,7 @@ def test_everything_wrong_is_found_in_one_pass(tmp_path: Path):
         "1 well of",
         "1 site without all of 6 channels",
         "images that cannot be read",
+        "w2.png: channel 2 (ER) of well B02, site 1: the file is truncated",
         "another size than 16x16",
         "another bit depth than uint8",
     ):
@@ -68,6 +72,51 @@ def test_everything_wrong_is_found_in_one_pass(tmp_path: Path):
     assert any("train.csv line 2 (HUVEC-01_1_B99)" in text for text in texts)
     (left_out,) = [each for each in found["warnings"] if "left out: neither" in each["what"]]  # type: ignore[attr-defined]
     assert left_out["count"] == 1
+
+
+def test_looks_at_few_images_of_a_large_screen_and_fewer_in_a_bucket(tmp_path: Path):
+    tiny = TinyScreen(tmp_path / "screen", named=True, imaged=())
+    read: list[str] = []
+
+    class Source(ScreenDirectory):
+        remote = False
+
+        def read_many(self, paths):
+            read.extend(path for path in paths if path.endswith(".png"))
+            return super().read_many(paths)
+
+        def address(self, path=""):
+            return f"s3://lab/screen/{path}" if self.remote else super().address(path)
+
+    for remote, sites in ((False, 8 * 8), (True, 8)):
+        read.clear()
+        Source.remote = remote
+        checked_screen(Source(tiny.root), ScreenConfig())
+        assert len(set(read)) == len(read) == sites * 6
+        assert len({path.rpartition("/")[0] for path in read}) == 8, "of every plate"
+
+
+def test_a_configuration_keeps_its_word_and_invents_none(tmp_path: Path):
+    table = "experiment,plate,well,site,role,{0},cell_type,path_a\n" + "".join(
+        f"E,P,{well},1,{role},{label},HUVEC,a.png\n"
+        for well, role, label in (
+            ("A01", "treatment", "x"),
+            ("A02", "treatment", "y"),
+            ("A03", "negative_control", "z"),
+        )
+    )
+    write_png(tmp_path / "a.png", np.zeros((SIZE, SIZE), np.uint8))
+    for column, configured, expected in (
+        ("perturbation", "siRNA", "siRNA"),
+        ("compound", "siRNA", "compound"),
+        ("compound", "drug", "drug"),
+    ):
+        (tmp_path / "samplesheet.csv").write_text(table.format(column))
+        known = {"perturbation": column} if column != "perturbation" else {}
+        form = ScreenConfig(perturbation_name=configured, table_columns=known)
+        start = yaml.safe_load(inspect_screen(ScreenDirectory(tmp_path), form).config)
+        assert start["screen"].get("perturbation_name", "siRNA") == expected
+        assert ("perturbation_name" in start["screen"]) == (expected != "siRNA")
 
 
 def test_what_is_no_screen_is_said_with_what_was_looked_for(tmp_path: Path):

@@ -53,6 +53,27 @@ def test_a_screen_in_a_bucket_is_checked_like_one_in_a_folder(
         check_input(config, f"{address}s", None)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "",
+            r": images that cannot be read: \S+B02_s1_w3\.png: channel 3 \(actin\) of well B02, site 1: the file is truncated",
+        ),
+        ("screen.image_size=32", "images of another size than 32x32 pixels .screen.image_size"),
+        ("standardise.wells=controls", "no control wells on HUVEC-01 plate 2"),
+    ],
+)
+def test_a_run_is_refused_for_what_check_screen_finds(config_file: Path, tables: TinyScreen, change: str, message: str):
+    if change.startswith("standardise"):
+        tables.drop_wells("train_controls.csv", "HUVEC-01_2")
+    path = tables.image("HUVEC-01", 1, "B02", 1, 3)
+    if not change:
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=message):
+        check_input(RunConfig.load(str(config_file), [change] if change else []), str(tables.root), None)
+
+
 def test_a_screen_in_a_bucket_needs_credentials(config: RunConfig, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     with pytest.raises(InputError, match=r"^--screen s3://lab/screen: object store: AWS_ACCESS_KEY_ID is not set"):

@@ -1,14 +1,16 @@
 """What check-screen reports: everything wrong or doubtful in a screen, a summary, and a configuration to start from.
 
-Reads tables and names like a run, then the headers of some images of every plate. Reads through ScreenSource.
+A run makes the same checks before it starts. They read tables and names, then some images. Reads through ScreenSource.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -16,19 +18,22 @@ import numpy as np
 import yaml
 
 from components.core.config import CHANNELS, ScreenConfig
-from components.core.errors import InputError
-from components.core.screen.layouts import chosen_layout, read_rows
+from components.core.errors import InputError, one_line
+from components.core.screen.layouts import chosen_layout, read_rows, read_screen
 from components.core.screen.layouts.checks import make_screen
-from components.core.screen.plane_header import BadImageError, bits, pixels
+from components.core.screen.plane_header import BadImageError, PlaneHeader, bits, pixels
 from components.core.screen.planes import Content, checksums, decode_plane, plane_header
 from components.core.screen.screen_source import ScreenSource, UnreadableError
 from components.core.screen.wells import Plane, Plate, Screen, natural_key, plate_shape
 from components.core.screen.zarr_images import is_zarr, read_zarr_planes
 from components.core.tables import Finding
 
-SITES = 64
-"""Sites whose headers are read, spread over the plates; packing reads those of all."""
-_WORDS = (("sirna", "siRNA"), ("compound", "compound"), ("drug", "compound"), ("guide", "guide"), ("gene", "gene"))
+SITES, REMOTE_SITES = 64, 8
+"""Sites that are looked at, in folders and in buckets, where whole files travel; packing reads all."""
+_READERS = 8
+"""Images that are looked at in parallel."""
+_WORDS = {"sirna": "siRNA", "compound": "compound", "drug": "compound", "guide": "guide", "gene": "gene"}
+"""The word for perturbations by a part of the name of their column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,14 @@ class Inspection:
     Attributes:
         layout: its name; empty if there is none.
         findings: what is wrong first, then what is doubtful.
+        screen: its tables; None if they cannot be read.
         summary: numbers and names, for people and as JSON.
         config: a configuration to start from, YAML; empty if the screen cannot be read.
     """
 
     layout: str
     findings: tuple[Finding, ...]
+    screen: Screen | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     config: str = ""
 
@@ -51,6 +58,23 @@ class Inspection:
     def wrong(self) -> bool:
         """Whether a run would refuse the screen."""
         return any(finding.wrong for finding in self.findings)
+
+
+def checked_screen(source: ScreenSource, form: ScreenConfig) -> Screen:
+    """The tables of a screen, if nothing is wrong with them or with the images that check-screen looks at.
+
+    Args:
+        source: the screen.
+        form: what the configuration says of it.
+
+    Raises:
+        InputError: everything that is wrong with a table, or else with labels and images, in one line.
+    """
+    screen = read_screen(source, form)
+    findings, _ = _findings(source, screen, form)
+    if wrong := [str(finding) for finding in findings if finding.wrong]:
+        raise InputError(f"{source.address()}: {one_line(wrong)}")
+    return screen
 
 
 def inspect_screen(source: ScreenSource, form: ScreenConfig, known_cells: bool = True) -> Inspection:
@@ -68,14 +92,12 @@ def inspect_screen(source: ScreenSource, form: ScreenConfig, known_cells: bool =
         reading, rows = read_rows(source, form, form.cell_types if known_cells else None)
     except InputError as error:
         return Inspection(_layout_name(source, form), (Finding(True, str(error)),))
-    findings = [finding for faults in reading.faults for finding in faults.findings()] + reading.findings
     screen = make_screen(reading, rows, frozenset(form.holdout_experiments))
-    found, headers = _images(source, screen)
-    findings += [*_labels(screen), *found]
-    ordered = tuple(sorted(findings, key=lambda finding: not finding.wrong))
-    word = next((each for part, each in _WORDS if part in rows.fields.get("perturbation", "").lower()), "perturbation")
-    start = _starting_config(source, screen, form, reading.layout, headers, word)
-    return Inspection(reading.layout, ordered, _summary(screen, headers), start)
+    found, headers = _findings(source, screen, form)
+    faults = [finding for faults in reading.faults for finding in faults.findings()]
+    ordered = sorted([*faults, *reading.findings, *found], key=lambda finding: not finding.wrong)
+    start = _starting_config(source, screen, form, reading.layout, headers, rows.fields.get("perturbation", ""))
+    return Inspection(reading.layout, tuple(ordered), screen, _summary(screen, headers), start)
 
 
 def _layout_name(source: ScreenSource, config: ScreenConfig) -> str:
@@ -83,6 +105,12 @@ def _layout_name(source: ScreenSource, config: ScreenConfig) -> str:
         return chosen_layout(source, config).name
     except InputError:
         return ""
+
+
+def _findings(source: ScreenSource, screen: Screen, form: ScreenConfig) -> tuple[list[Finding], _Headers]:
+    """What labels, controls and images show, besides what reading the tables did."""
+    images, headers = _images(source, screen, form)
+    return [*_labels(screen), *images], headers
 
 
 def _labels(screen: Screen) -> list[Finding]:
@@ -119,38 +147,42 @@ class _Headers:
     largest: int = 0
 
 
-def _images(source: ScreenSource, screen: Screen) -> tuple[list[Finding], _Headers]:
-    """Reads the headers, and pixels, of some sites of every plate."""
+def _images(source: ScreenSource, screen: Screen, form: ScreenConfig) -> tuple[list[Finding], _Headers]:
+    """Reads some images of every plate, and decodes them."""
     headers, findings = _Headers(), []
     bad: list[str] = []
     odd: dict[str, list[str]] = {}
-    first: dict[str, tuple[int, int] | str] = {}
-    for plate, planes in _some_sites(screen.plates):
-        for plane in planes:
-            name = source.address(plane.path)
-            try:
-                content = _content(source, plane)
-                header = plane_header(content)
-                image_HW = np.empty(header.shape, header.dtype)
-                checksums(content)
-                decode_plane(content, plane.index, image_HW, plane.file)
-            except (BadImageError, UnreadableError) as error:
-                bad.append(f"{name}: {getattr(error, 'reason', error)}")
+    first: dict[str, tuple[int, int] | str] = {} if form.image_size is None else {"size": form.image_shape}
+    chosen = _some_planes(source, screen)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="look") as pool:
+        looked = pool.map(lambda plane: _look(source, plane), (plane for plane, _ in chosen))
+        for (plane, where), found in zip(chosen, looked, strict=True):
+            name = f"{source.address(plane.path)}: {where}"
+            if isinstance(found, str):
+                bad.append(f"{name}: {found}")
                 continue
+            header, largest = found
             headers.read += 1
             headers.shapes[header.shape] += 1
             headers.dtypes[header.dtype] += 1
-            headers.largest = max(headers.largest, int(image_HW.max()))
+            headers.largest = max(headers.largest, largest)
             for what, value in (("size", header.shape), ("bit depth", header.dtype)):
                 if first.setdefault(what, value) != value:
                     shown = pixels(header.shape) if what == "size" else f"{bits(header.dtype)} bit"
-                    odd.setdefault(what, []).append(f"{name} ({plate.name}): {shown}")
+                    odd.setdefault(what, []).append(f"{name}: {shown}")
     if bad:
         findings.append(Finding(True, "images that cannot be read", tuple(bad)))
     for what, places in odd.items():
         usual = first[what]
         said = pixels(usual) if isinstance(usual, tuple) else f"{usual}"
+        said += " (screen.image_size)" if what == "size" and form.image_size is not None else ""
         findings.append(Finding(True, f"images of another {what} than {said}: a screen has one", tuple(places)))
+    for shape in headers.shapes:
+        try:
+            form.input_side_of(shape)
+        except ValueError as error:
+            findings.append(Finding(True, f"screen.{error}; lower screen.crop or screen.bin"))
+            break
     if headers.dtypes.get("uint16") and 255 < headers.largest < 1 << 14:
         depth = max(headers.largest.bit_length(), 10)
         findings.append(
@@ -159,20 +191,48 @@ def _images(source: ScreenSource, screen: Screen) -> tuple[list[Finding], _Heade
     return findings, headers
 
 
-def _content(source: ScreenSource, plane: Plane) -> Content:
-    if is_zarr(plane.path):
-        return read_zarr_planes(source, [(plane.path, plane.index)])[0]
-    return source.read_many([plane.path])[0]
+def _look(source: ScreenSource, plane: Plane) -> tuple[PlaneHeader, int] | str:
+    """A plane's header and its largest value, or why it cannot be read. What packing would refuse is refused here."""
+    try:
+        if is_zarr(plane.path):
+            content: Content = read_zarr_planes(source, [plane])[0]
+        else:
+            content = source.read_many([plane.path])[0]
+        checksums(content)  # which notices a file that is cut anywhere
+        header = plane_header(content)
+        image_HW = np.empty(header.shape, header.dtype)
+        decode_plane(content, plane.index, image_HW, plane.file)
+        return header, int(image_HW.max())
+    except UnreadableError as error:
+        return error.reason
+    except BadImageError as error:
+        return str(error)
 
 
-def _some_sites(plates: Sequence[Plate]) -> Iterable[tuple[Plate, list[Plane]]]:
-    """Planes of some sites, evenly spread over each plate's."""
-    each = max(1, SITES // max(1, len(plates)))
+def _some_planes(source: ScreenSource, screen: Screen) -> list[tuple[Plane, str]]:
+    """Planes of some sites, evenly spread over the plates and over the sites of each, and what they are of."""
+    plates = screen.plates
+    remote = any("://" in source.address(path) for path in _first_paths(plates))
+    most = REMOTE_SITES if remote else SITES
+    some = [plates[n * len(plates) // most] for n in range(most)] if len(plates) > most else plates
+    found = []
+    for plate in some:
+        sites = [(well.well, site) for well in plate.wells for site in well.sites]
+        each = min(most // len(some), len(sites))
+        for n in range(each):
+            well, site = sites[n * len(sites) // each]
+            for number, (channel, planes) in enumerate(zip(screen.channels, site.channels, strict=True), start=1):
+                found += [
+                    (plane, f"channel {number} ({channel}) of well {well}, site {site.site}") for plane in planes[:1]
+                ]
+    return found
+
+
+def _first_paths(plates: Sequence[Plate]) -> Iterator[str]:
+    """The path of the first image of each plate."""
     for plate in plates:
-        sites = [site for well in plate.wells for site in well.sites]
-        for n in range(min(each, len(sites))):
-            site = sites[n * len(sites) // min(each, len(sites))]
-            yield plate, [planes[0] for planes in site.channels if planes]
+        sites = (site for well in plate.wells for site in well.sites)
+        yield from (planes[0].path for site in islice(sites, 1) for planes in site.channels[:1] if planes)
 
 
 def _cell_types(screen: Screen) -> list[str]:
@@ -213,9 +273,12 @@ def _summary(screen: Screen, headers: _Headers) -> dict[str, Any]:
 
 
 def _starting_config(
-    source: ScreenSource, screen: Screen, config: ScreenConfig, layout: str, headers: _Headers, word: str
+    source: ScreenSource, screen: Screen, config: ScreenConfig, layout: str, headers: _Headers, column: str
 ) -> str:
-    """A configuration for the screen, YAML with comments; what it leaves out keeps its default."""
+    """A configuration for the screen, YAML with comments; what it leaves out keeps its default.
+
+    `column` is the name of the labels' column, which may say what they are.
+    """
     section: dict[str, Any] = {"layout": layout, **config.model_dump(mode="json", exclude_defaults=True)}
     section["cell_types"] = _cell_types(screen) or ["cells"]
     if screen.channels != CHANNELS:
@@ -223,7 +286,8 @@ def _starting_config(
     if headers.shapes:
         height, width = headers.shapes.most_common(1)[0][0]
         section["image_size"] = height if height == width else [height, width]
-    if word != "siRNA":
+    word = next((word for part, word in _WORDS.items() if part in column.lower()), config.perturbation_name)
+    if word != config.perturbation_name == ScreenConfig().perturbation_name:
         section["perturbation_name"] = word
     labelled = len({plate.experiment for plate in screen.training_plates})
     name = re.sub(r"[^A-Za-z0-9]+", "-", source.address().rstrip("/").rpartition("/")[2]).strip("-")[:30] or "screen"

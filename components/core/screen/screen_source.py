@@ -72,7 +72,9 @@ class ScreenDirectory:
 
     def address(self, path: str = "") -> str:
         """See ScreenSource.address."""
-        return str(self.root / path)
+        if not path:
+            return str(self.root)
+        return path if path.startswith("/") else f"{self._prefix}{path}"
 
     def list_files(self, folder: str = "") -> Sequence[FileFacts]:
         """See ScreenSource.list_files."""

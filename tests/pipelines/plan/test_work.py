@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 
 from components.core.config import RunConfig
@@ -95,11 +97,43 @@ def test_steps_take_about_the_planned_passes(tmp_path: Path):
     screen.run("infer", [tuned], "HUVEC")
 
 
-def test_counts_the_tables_of_a_screen(config_file: Path, tables: TinyScreen):
+def test_counts_the_wells_of_a_screen(config_file: Path, tables: TinyScreen):
     wells = screen_wells(RunConfig.load(str(config_file)), tables.root)
     assert len(wells.experiments) == 3
     assert wells.experiments.plates.sum() == 6
     assert (wells.count(), wells.sites, wells.pixel_bytes) == (30, 60, 60 * 6 * 16 * 16)
+    assert wells.assumed == ""
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(None, "uint16"), (8, "uint8")])
+def test_sites_channels_size_and_depth_are_those_of_the_screens_images(tmp_path: Path, bits: int | None, dtype: str):
+    well_rows = [("A01", "treatment", "x", 3), ("A02", "treatment", "y", 3), ("A03", "negative_control", "z", 2)]
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((20, 30), np.uint16))
+    rows = [
+        f"E{e},P,{well},{site},{role},{label},HUVEC,a.tif,b.tif"
+        for e in range(2)
+        for well, role, label, sites in well_rows
+        for site in range(1, sites + 1)
+    ]
+    table = tmp_path / "samplesheet.csv"
+    table.write_text("\n".join(["experiment,plate,well,site,role,perturbation,cell_type,path_a,path_b", *rows]))
+    config = RunConfig.model_validate(
+        {
+            "screen": {"cell_types": ["HUVEC"]},
+            "folds": {"count": 2},
+            "pack": {"bits": bits},
+            "mean_teacher": {"ratio": {}},
+        }
+    )
+    wells = screen_wells(config, tmp_path)
+    assert (wells.count(), wells.sites, wells.sites_per_well) == (6, 16, pytest.approx(8 / 3))
+    assert (wells.config.screen.channels, wells.config.screen.image_shape, wells.dtype) == (("a", "b"), (20, 30), dtype)
+    assert wells.pixel_bytes == 16 * 2 * 20 * 30 * (2 if dtype == "uint16" else 1)
+    (tmp_path / "b.tif").unlink()
+    without = screen_wells(config, tmp_path)
+    assert without.sites == 12
+    assert "2 sites a well of 6 channels, 512x512 pixels, 8 bit" in without.assumed
 
 
 def test_every_labelled_well_validates_in_one_fold():

@@ -41,13 +41,6 @@ def read_screen(source: ScreenSource | Path, config: ScreenConfig, images: bool 
     """
     reading, rows = read_rows(source_of(source), config, config.cell_types, images=images)
     raise_all(reading)
-    labelled = set(rows.sites["experiment"][rows.sites["labelled"]])
-    for experiment in config.holdout_experiments:
-        if experiment not in labelled:
-            raise InputError(
-                f"screen.holdout_experiments: {experiment!r} is not a labelled experiment of {reading.source.address()}; "
-                "correct its spelling or take it off the list"
-            )
     return make_screen(reading, rows, frozenset(config.holdout_experiments))
 
 
@@ -104,7 +97,14 @@ def read_rows(
     reading = Reading(source, config, labels, images, cell_types, _names(source), experiments)
     layout = _choose(reading)
     reading.layout = layout.name
-    return reading, check_rows(reading, layout.read(reading))
+    rows = check_rows(reading, layout.read(reading))
+    labelled = set(rows.sites["experiment"][rows.sites["labelled"]])
+    whole = labels and not any(finding.wrong for finding in reading.findings)  # else images may be all that is missing
+    for experiment in config.holdout_experiments if whole else ():
+        if experiment not in labelled:
+            advice = "is not a labelled experiment; correct its spelling or take it off the list"
+            reading.refuse(f"screen.holdout_experiments: {experiment!r} {advice}")
+    return reading, rows
 
 
 def chosen_layout(source: ScreenSource, config: ScreenConfig) -> Layout:
