@@ -227,7 +227,7 @@ def _pictures(report: Report, store: ObjectStore | None) -> tuple[Score | None, 
     """The first site of each example well, drawn; a note if there are none. The store may have lost the plates by now."""
     score, table = choose_examples(report.predictions)
     if score is None:
-        return None, [], "No truth is known, so there are no right and wrong predictions to show."
+        return None, [], "No truth of a predicted well is known, so there are no right and wrong predictions to show."
     manifest = report.holdout if score == "holdout" else report.screen
     chosen = list(table.itertuples(index=False))
     try:
@@ -276,7 +276,7 @@ def _notices(
             ("assign" if message in by_all else f"assign {name}", message)
             for message in output.assign.get("warnings", [])
         ]
-        if name in missing:
+        if name in missing and config.folds.count > 1:  # a single fold holds no labelled well out
             message = f"{missing[name]:,} labelled wells of {name} have no out-of-fold prediction: folds are missing"
             notices.append(("report", message))
     present = {output.cell_type for output in outputs}

@@ -30,6 +30,8 @@ def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdo
     """
     names = {**SCORE_NAMES, "holdout": holdout}
     scores = [name for name in names if name in metrics]
+    if not scores:
+        return Markdown("No truth of a predicted well is known, so there is no accuracy to report")
     # A cell type may be missing from one score (no holdout of it), so the columns come from all scores.
     columns = list(dict.fromkeys(["overall", *(name for score in scores for name in metrics[score]["raw"])]))
     # Without a plate design the stages do not differ.

@@ -324,3 +324,22 @@ def test_balanced_accuracy_is_not_shown_where_labels_are_equally_frequent(report
     assert metrics["balanced_accuracy"]["unlabelled"]["raw"] == pytest.approx(metrics["unlabelled"]["raw"], abs=1e-6)
     assert "balanced accuracy" not in (report / "report.html").read_text()
     assert "balanced" not in accuracy_table(metrics).markup
+
+
+def test_a_single_fold_without_truth_has_a_page_without_scores(changed: dict[str, Any]) -> None:
+    """All labels are trained on: no labelled well is out of fold."""
+    tables = [Path(uri) / f"{name}.csv" for uri in changed["uris"] for name in ("oof", "holdout")]
+    for table in (*tables, changed["holdout_labels"]):
+        table.write_text(table.read_text().partition("\n")[0] + "\n")
+    holdout = Manifest.read(changed["holdout"]).model_copy(update={"plates": ()})
+    changed["holdout"].write_text(holdout.model_dump_json())
+    config = changed["config"]
+    single = config.folds.model_copy(update={"count": 1})
+    metrics = run(**{**changed, "truth": None, "config": config.model_copy(update={"folds": single})})
+    assert not set(metrics) & set(ROLES)
+    assert "|" not in accuracy_table(metrics).markup
+    page = (changed["out"] / "report.html").read_text()
+    check_page(page)
+    assert "All labelled wells were trained on" in page
+    assert "folds are missing" not in page
+    assert list(pd.read_csv(changed["out"] / "predictions_oof.csv"))[-1] == "true_sirna"

@@ -64,6 +64,8 @@ def _draw(name: str, records: pd.DataFrame, column: str, what: str) -> str:
                         marker = "o" if len(points) <= 12 else None
                         ax.plot(points["epoch"], points[value], **look, marker=marker, markersize=2.5)
             loss_ax.set_title(panel)
+            if own["epoch"].nunique() == 1:
+                loss_ax.set_xlim(own["epoch"].min() - 0.5, own["epoch"].min() + 0.5)
             accuracy_ax.set_xlim(loss_ax.get_xlim())  # validation may be of few epochs
             accuracy_ax.set_ylim(0, 1)
             accuracy_ax.set_xlabel("epoch")
