@@ -104,7 +104,8 @@ def run(
         raise InputError(f"screen.{error}; lower screen.crop or screen.bin") from None
     packed, warnings = _pack(packing, screen)
     warnings[False][:0] = remarks
-    outputs = {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column))}
+    columns = config.screen.own_columns(screen.columns)
+    outputs = {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column, columns))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
         manifest = build_manifest(
             screen,
@@ -115,7 +116,7 @@ def run(
             well_folds=well_folds,
             warnings=warnings[holdout],
             no_design=no_design,
-            columns=config.screen.own_columns(screen.columns),
+            columns=columns,
             run=record.key if record else "",
         )
         outputs[path] = _with_config(manifest, config)
@@ -181,7 +182,7 @@ def run_new_plates(
     )
     reference = reference_of(model, trained, address, described.store, key)
     outputs = (
-        {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column))}
+        {holdout_labels_out: csv_bytes(holdout_labels(screen, config.screen.label_column, described.columns))}
         if holdout_labels_out
         else {}
     )

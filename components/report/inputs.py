@@ -56,11 +56,15 @@ def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def own_columns(*manifests: Manifest) -> pd.DataFrame:
-    """The screen's own columns of every well, by id_code, as text."""
+def own_columns(*manifests: Manifest, hidden: Path | None = None) -> pd.DataFrame:
+    """The screen's own columns of every well, by id_code, as text; `hidden` is a table of what the held-out manifest hides."""
     wells = {well.id_code: well.extra for manifest in manifests for plate in manifest.plates for well in plate.wells}
     columns = next((manifest.columns for manifest in manifests if manifest.columns), ())
-    return pd.DataFrame.from_dict(wells, orient="index", columns=list(columns), dtype=str)
+    own = pd.DataFrame.from_dict(wells, orient="index", columns=list(columns), dtype=str)
+    if hidden is not None:
+        table = unescaped(read_table_file(hidden, ("id_code",))).set_index("id_code")
+        own.update(table[[column for column in table.columns if column in own.columns]])
+    return own
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def run(
         notices=list(dict.fromkeys(notices)),
     )
     names: dict[Score, str] = {"holdout": "predictions.csv"} if new_plates else PREDICTIONS
-    own = own_columns(known, held_out)
+    own = own_columns(known, held_out, hidden=None if new_plates else holdout_labels)
     # Tables of wells whose truth has to be given do not hold it: they are the same with and without it.
     files = {
         name: saved(predictions[predictions["score"] == score], column, own, truth=score != of_truth)

@@ -5,7 +5,7 @@ The folds of a manifest can be dealt again without the tables, so that one packe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -47,8 +47,9 @@ def build_manifest(
         columns: names of the screen's own columns in tables of results.
         run: the run's key; empty if the step runs by hand.
     """
+    hidden = _telling(screen)
     plates = (
-        _join(plate, packed[plate.experiment, plate.plate], well_folds)
+        _join(plate, packed[plate.experiment, plate.plate], well_folds, hidden)
         for plate in screen.plates
         if plate.holdout == holdout
     )
@@ -78,15 +79,33 @@ def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
     return manifest.model_copy(update={"folds": experiments, "plates": tuple(plates)})
 
 
-def holdout_labels(screen: Screen, column: str) -> pd.DataFrame:
-    """The labels that the held-out manifest hides: id_code and the column of labels, a row a held-out treatment well."""
+def holdout_labels(screen: Screen, column: str, own: Sequence[str]) -> pd.DataFrame:
+    """What the held-out manifest hides: id_code, the column of labels and own columns that tell them, a row a treatment well.
+
+    `own` are the names of the screen's own columns in tables of results.
+    """
+    hidden = _telling(screen)
     rows = [
-        (well.id_code, well.perturbation)
+        (well.id_code, well.perturbation, *(well.extra[n] for n in hidden))
         for plate in screen.plates
         for well in plate.wells
         if plate.holdout and well.role == "treatment" and well.perturbation is not None
     ]
-    return pd.DataFrame(rows, columns=["id_code", column])
+    return pd.DataFrame(rows, columns=["id_code", column, *(own[n] for n in hidden)])
+
+
+def _telling(screen: Screen) -> tuple[int, ...]:
+    """The screen's own columns that tell labels, such as a compound's name beside its number: no two labels share a value."""
+    labels: list[dict[str, str]] = [{} for _ in screen.columns]
+    shared: set[int] = set()
+    for plate in screen.plates:
+        for well in plate.wells:
+            if well.role != "treatment" or well.perturbation is None:
+                continue
+            for n, value in enumerate(well.extra):
+                if value and labels[n].setdefault(value, well.perturbation) != well.perturbation:
+                    shared.add(n)
+    return tuple(n for n, found in enumerate(labels) if found and n not in shared)
 
 
 def controls_warnings(plates: Sequence[Plate], holdout: bool) -> list[str]:
@@ -110,7 +129,8 @@ def depth_warning(packing: Packing, results: Iterable[PackResult]) -> list[str]:
     ]
 
 
-def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> PlateRecord:
+def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int], hidden: Collection[int]) -> PlateRecord:
+    """The record of a plate; own columns that are `hidden` are empty in wells whose labels must not be known."""
     sites = {well.well: well.sites for well in result.packed.wells}
     return PlateRecord(
         experiment=plate.experiment,
@@ -126,11 +146,12 @@ def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> Pl
                 id_code=well.id_code,
                 well=well.well,
                 role=well.role,
-                perturbation=None if plate.holdout and well.role == "treatment" else well.perturbation,
+                perturbation=None if unseen else well.perturbation,
                 sites=sites[well.well],
-                extra=well.extra,
+                extra=tuple("" if unseen and n in hidden else text for n, text in enumerate(well.extra)),
             )
             for well in plate.wells
+            for unseen in [plate.holdout and well.role == "treatment"]
         ),
         well_folds=_well_folds(plate, well_folds),
     )

@@ -27,6 +27,7 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import cluster_run_key
 from components.core.storage.runs import fetch_run, lineage_of
 from components.normalize.step import Summary, main, run
+from components.report.inputs import own_columns
 from tests.tiny_screen import CONFIG, LABELLED, SIZE, MemoryStore, TinyScreen, write_png
 
 
@@ -125,6 +126,24 @@ def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels
     truth = {row["id_code"]: row["sirna"] for row in csv.DictReader((tiny.root / "train.csv").open())}
     wells = [w.id_code for p in holdout.plates for w in p.wells if w.role == "treatment"]
     assert labels == [["id_code", "sirna"], *([well, truth[well]] for well in wells)]
+
+
+def test_own_columns_that_tell_held_out_labels_are_hidden_with_them_and_given_back_to_the_report(tiny: TinyScreen):
+    path = tiny.root / "train.csv"
+    header, *rows = path.read_text().splitlines()
+    named = [f"{row},name of {row.rsplit(',', 1)[1]},{row.split(',')[3]}" for row in rows]
+    path.write_text("\n".join([f"{header},compound_name,place", *named]) + "\n")
+    _, screen, holdout, labels = normalize(tiny, MemoryStore(), holding_out("HUVEC-02"))
+    assert screen.columns == holdout.columns == ("compound_name", "place")
+    hidden = {w.id_code: w.extra for p in holdout.plates for w in p.wells if w.role == "treatment"}
+    assert {extra[0] for extra in hidden.values()} == {""}
+    assert all(extra[1] == id_code[-3:] for id_code, extra in hidden.items())
+    assert any(w.extra[0].startswith("name of") for p in screen.plates for w in p.wells)
+    assert labels[0] == ["id_code", "sirna", "compound_name"]
+    own = own_columns(screen, holdout, hidden=tiny.root.parent / "out" / "holdout_labels.csv")
+    for id_code, label, name in labels[1:]:
+        assert name == f"name of {label}"
+        assert tuple(own.loc[id_code]) == (name, id_code[-3:])
 
 
 def test_plates_without_controls_are_a_warning_only_where_others_have_some() -> None:

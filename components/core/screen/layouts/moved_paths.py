@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from posixpath import join
 from urllib.parse import unquote
 
 import pandas as pd
@@ -20,11 +19,16 @@ _MOST = 3
 
 def here(paths: pd.Series[str], prefixes: Mapping[str, str]) -> pd.Series[str]:
     """Paths with forward slashes, the longest prefix that fits replaced; letters' case is ignored in Windows' paths."""
-    paths = paths.map({path: re.sub(r"^(?:\./+)+", "", from_url(path.replace("\\", "/"))) for path in paths.unique()})
     known = sorted(((_plain(old), new) for old, new in prefixes.items()), key=lambda each: -len(each[0]))
-    if not known:
-        return paths
-    return paths.map({path: _moved(path, known) for path in paths.unique()})
+    moved: dict[str, str] = {}  # by folder: a screen has few beside its files
+    found = []
+    for text in paths.tolist():
+        path = from_url(text.replace("\\", "/"))
+        folder, slash, name = path.rpartition("/")
+        if slash and folder not in moved:
+            moved[folder] = _moved(folder + slash, known)
+        found.append(moved[folder] + name if slash else name)
+    return pd.Series(found, index=paths.index, dtype=paths.dtype)
 
 
 def from_url(text: str) -> str:
@@ -39,14 +43,16 @@ def _plain(folder: str) -> str:
     return folder.replace("\\", "/").rstrip("/")
 
 
-def _moved(path: str, known: Sequence[tuple[str, str]]) -> str:
+def _moved(folder: str, known: Sequence[tuple[str, str]]) -> str:
+    """Where a folder, which ends in a slash, is now; empty for the screen's own."""
+    folder = re.sub(r"^(?:\./+)+", "", folder)
     for old, new in known:
-        start, rest = path[: len(old)], path[len(old) :]
+        start, rest = folder[: len(old)], folder[len(old) :]
         alike = start.lower() == old.lower() if _WINDOWS.match(old) else start == old
         if alike and rest.startswith("/"):
             new, rest = _plain(new), rest.lstrip("/")
-            return join(new, rest) if new not in ("", ".") else rest
-    return path
+            return rest if new in ("", ".") else f"{new}/{rest}"
+    return folder
 
 
 def advice_on_missing(reading: Reading, missing: Sequence[str]) -> str:

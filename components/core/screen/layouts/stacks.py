@@ -56,7 +56,7 @@ def stack_sites(
     number = {name: c for c, name in enumerate(names)}
     planes = planes.assign(order=planes["channel"].map(number)).sort_values(["order", "z", "index"], kind="stable")
     found: dict[tuple[str, str, str, int], list[list[Plane]]] = {}
-    columns = (planes[name] for name in (*KEY, "site", "order", "path", "index", "file"))
+    columns = (planes[name].tolist() for name in (*KEY, "site", "order", "path", "index", "file"))
     for experiment, plate, well, site, channel, path, index, file in zip(*columns, strict=True):
         channels = found.setdefault((experiment, plate, well, site), [[] for _ in names])
         channels[channel].append(Plane(path, index, file))
