@@ -94,7 +94,7 @@ def check_configured(config: RunConfig, found: Screen, truth: Path | None) -> No
 
 
 def _also_of_truth(config: RunConfig, source: ScreenSource, truth: Path | None) -> str:
-    """What is wrong with the labels of unlabelled wells of a screen that is refused, if its tables can be read."""
+    """What is to be said of the labels of unlabelled wells of a screen that is refused, if its tables can be read."""
     if truth is None:
         return ""
     try:
@@ -102,10 +102,11 @@ def _also_of_truth(config: RunConfig, source: ScreenSource, truth: Path | None) 
     except InputError:
         return ""
     try:
-        check_truth(truth, unlabelled_wells(found.plates), found.vocabulary.treatments, config.screen.label_column)
+        wells, treatments = unlabelled_wells(found.plates), found.vocabulary.treatments
+        remark = check_truth(truth, wells, treatments, config.screen.label_column)
     except InputError as error:
         return f" | and {error}"
-    return ""
+    return f" | --truth {truth} can be read: {remark}" if remark else ""
 
 
 def check_start(config: RunConfig) -> None:
@@ -316,10 +317,13 @@ def check_truth(
     column: str,
     of: str = "an unlabelled experiment of this screen",
     others: Iterable[Plate] = (),
-) -> None:
+) -> str:
     """Checks the labels that the report scores by, a table of id_code and label, before anything is trained or predicted.
 
     The treatment wells of `plates`, which errors call `of`, are scored; those of `others` may be in the table.
+
+    Returns:
+        What to tell the user of labels that are written in another way, which the report says; empty if there are none.
 
     Raises:
         InputError: it cannot be read, or has an unknown well or perturbation, or a duplicate well.
@@ -335,7 +339,8 @@ def check_truth(
     table = table[~table["id_code"].isin(list(ignored))]
     faults = TableFaults(name, table)
     faults.require_one_of(["id_code"], wells, f"it is not a treatment well of {of}: remove the row")
-    table[column], _ = matched_labels(table[column], treatments)  # the report says which are written in another way
+    table[column], remark = matched_labels(table[column], treatments)
     faults.require_one_of([column], treatments, "it is not a treatment of this screen: use the labels of its tables")
     faults.require_unique("id_code")
     faults.check()
+    return remark

@@ -34,6 +34,9 @@ def test_faults_of_screen_and_truth_are_reported_together(config: RunConfig, tab
     tables.image("HUVEC-03", 1, "B03", 1, 1).unlink()
     with pytest.raises(InputError, match=rf"lacks .* \| and --truth {file} .*'other'"):
         check_input(config, str(tables.root), file)
+    file.write_text("id_code,sirna\nHUVEC-03_1_B03,7.0\n")
+    with pytest.raises(InputError, match=rf"lacks .* \| --truth {file} can be read: .*'7\.0' as 'sirna_7'"):
+        check_input(config, str(tables.root), file)
 
 
 def test_a_screen_in_a_bucket_is_checked_like_one_in_a_folder(
