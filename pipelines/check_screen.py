@@ -11,7 +11,7 @@ from components.core.config import RunConfig
 from components.core.errors import SHOWN, InputError
 from components.core.files import write_atomically
 from components.core.screen.inspection import Inspection, inspect_screen
-from components.core.tables import Finding
+from components.core.tables import Finding, as_finding
 from pipelines.checks import check_configured, screen_source
 from pipelines.options import check_new_file, print_json
 
@@ -44,7 +44,7 @@ def run_check_screen(
         try:
             check_configured(config, found.screen, None)
         except InputError as error:
-            findings.insert(0, Finding(True, str(error)))
+            findings.insert(0, as_finding(error))
     if write_config is not None and found.config:
         write_atomically(write_config, found.config.encode())
     if as_json:

@@ -21,7 +21,16 @@ NO_ROOM = frozenset(_DISK_ERRORS) - {errno.EIO}
 
 
 class InputError(ValueError):
-    """Bad usage or bad input; the command line prints the message and exits with 2."""
+    """Bad usage or bad input; the command line prints the message and exits with 2.
+
+    Args:
+        message: one line.
+        places: the faults that the message counts, each with its file and line.
+    """
+
+    def __init__(self, message: object = "", places: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.places = tuple(places)
 
 
 class StoreAccessError(InputError):

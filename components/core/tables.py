@@ -8,9 +8,11 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import gzip
 import io
 import math
 import re
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +27,7 @@ _FORMULA = re.compile(r"'*[=+\-@]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 """Control characters as they are written: escaped, as in Python."""
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 _SEP = re.compile(r"sep=(.)\r?\n")
 """The line by which Excel is told the delimiter."""
 
@@ -40,40 +42,49 @@ def read_table_file(path: Path, needed: Sequence[str], name: str | None = None) 
     return read_table(content, name, needed)
 
 
-def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame:
-    """Parses a table with a header: Parquet, or CSV as spreadsheets of any country write it.
+def read_table(content: bytes, name: str, needed: Sequence[str], records: bool = True) -> pd.DataFrame:
+    """Parses a table with a header: Parquet, or CSV as spreadsheets of any country write it, gzipped or not.
 
-    Of CSV, the encoding (UTF-8, UTF-16, or Windows' and ISO's Latin-1) and the delimiter (comma, semicolon or tab) are found;
-    a byte-order mark, Excel's line `sep=`, CRLF line ends and blank lines, also of delimiters alone, are accepted. Numbers of
-    Parquet become texts; whole ones lose their point, which pandas adds to a column with missing values.
+    Of CSV, the encoding (UTF-8, UTF-16, or Windows' and ISO's Latin-1) and the delimiter (comma, semicolon, tab or `|`) are
+    found; a byte-order mark, Excel's line `sep=`, lines of comments (`#`) above the header, CRLF line ends and blank lines, also
+    of delimiters alone, are accepted. Numbers of Parquet become texts; whole ones lose their point, which pandas adds to a column
+    with missing values.
 
     Args:
         content: the file's bytes.
         name: the file's name in messages.
         needed: required columns, once each.
+        records: whether those of a CSV are read, or its columns alone.
 
     Returns:
         A row a record, indexed by its `line` in the file (in Parquet its number, from 1), with every column that is once in
         the header, as stripped text.
 
     Raises:
-        InputError: not text, not CSV, a needed column is missing or appears twice, or records with more or fewer fields
+        InputError: empty, not text, not CSV, a needed column is missing or appears twice, or records with more or fewer fields
             than the header.
     """
+    content = unzipped(content, name)
     if content[:4] == b"PAR1":
         return _read_parquet(content, name, needed)
-    text = _decoded(content, name)
+    text = decoded(content, name)
     # Not pandas.read_csv, which pads short records silently and does not know the line of a record.
     said = _SEP.match(text)
     skipped = 1 if said else 0
     text = text[said.end() :] if said else text
+    comments = _comments(text)
+    skipped, text = skipped + len(comments), text[sum(map(len, comments)) :]
     delimiter = said[1] if said else _delimiter(text, needed)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    lines, records, odd = [], [], []
+    lines, read, odd = [], [], []
     try:
         header = [column.strip() for column in next(reader, [])]
+        if not any(header):
+            raise InputError(
+                f"{name}: is empty; the table needs a line with the names of its columns, and one for each row"
+            )
         _check_header(name, header, needed)
-        for fields in reader:
+        for fields in reader if records else ():
             if not any(map(str.strip, fields)):  # spreadsheets write rows of delimiters alone
                 continue
             if len(fields) != len(header):
@@ -82,17 +93,29 @@ def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame
                 )
                 continue
             lines.append(reader.line_num + skipped)
-            records.append([field.strip() for field in fields])
+            read.append([field.strip() for field in fields])
     except csv.Error as error:
         raise InputError(f"{name} line {reader.line_num + skipped}: is not a CSV table ({error})") from None
     raise_faults(name, odd)
-    columns = list(zip(*records, strict=True)) if records else [()] * len(header)
+    columns = list(zip(*read, strict=True)) if read else [()] * len(header)
     unique = {column: columns[c] for c, column in enumerate(header) if header.count(column) == 1}
     return pd.DataFrame(unique, index=pd.Index(lines, name="line", dtype="int64"), dtype=str)
 
 
-def _decoded(content: bytes, name: str) -> str:
-    """The text of a CSV file."""
+def unzipped(content: bytes, name: str) -> bytes:
+    """The bytes of a table, gzipped or not. InputError if they cannot be unpacked."""
+    if content[:2] != b"\x1f\x8b":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{name}: cannot be unpacked ({error})") from None
+
+
+def decoded(content: bytes, name: str) -> str:
+    """The text of a CSV file. InputError if it is none."""
+    if content[:4] == b"PK\x03\x04" or content[:4] == b"\xd0\xcf\x11\xe0":
+        raise InputError(f"{name}: is an Excel workbook or a ZIP archive, not text; save the table as CSV (UTF-8)")
     even, odd = (content[start:64:2] for start in (0, 1))  # of UTF-16 one half of the bytes is zero in most alphabets
     if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         encodings = ["utf-16"]
@@ -106,6 +129,17 @@ def _decoded(content: bytes, name: str) -> str:
             if "\0" not in text:
                 return text
     raise InputError(f"{name}: is not text; save the table as CSV (UTF-8), or as Parquet")
+
+
+def _comments(text: str) -> list[str]:
+    """The lines of comments above the header: they begin with `#` and have fewer fields than the line behind them."""
+    lines: list[str] = []
+    for line in io.StringIO(text, newline=""):
+        if line.strip() and not line.startswith("#"):
+            fewer = all(each.count(_delimiter(line, ())) < line.count(_delimiter(line, ())) for each in lines)
+            return lines if any(each.startswith("#") for each in lines) and fewer else []
+        lines.append(line)
+    return []
 
 
 def _delimiter(text: str, needed: Sequence[str]) -> str:
@@ -194,8 +228,17 @@ class Finding(NamedTuple):
         return f"{self.what}: {shortened(self.places)}" if self.places else self.what
 
 
+def as_finding(error: InputError) -> Finding:
+    """What an error says, its faults apart."""
+    if len(error.places) < 2:
+        return Finding(True, str(error))
+    return Finding(True, "faults of a table", error.places)
+
+
 class TableFaults:
     """Collects the faults of a table, one for each field of a row, to report them together.
+
+    The advice of a fault names its kind; what differs from row to row, such as the place of another row, is its detail.
 
     Args:
         name: the file's name in messages; also an attribute.
@@ -207,18 +250,18 @@ class TableFaults:
         self.name, self._table, self._id_column = name, table, id_column
         self._found: dict[tuple[int, str], tuple[str, str]] = {}
 
-    def add(self, field: str, wrong: pd.Series[bool], advice: str | pd.Series[str]) -> None:
+    def add(self, field: str, wrong: pd.Series[bool], advice: str, details: pd.Series[str] | None = None) -> None:
         """Records a fault of `field` in every row that `wrong` marks, unless the row has one of this field already.
 
-        The advice, the fault or the expected value, follows the field's value in the message; it is one text, or one a row.
+        The advice, the fault or the expected value, follows the field's value and detail in the message.
         """
         for line in self._table.index[wrong]:
-            self.add_at(line, field, advice if isinstance(advice, str) else str(advice.at[line]))
+            self.add_at(line, field, advice, "" if details is None else str(details.at[line]))
 
-    def add_at(self, line: int, field: str, advice: str) -> None:
+    def add_at(self, line: int, field: str, advice: str, detail: str = "") -> None:
         """Records a fault of one row, unless its field has one already."""
         value = f"field {field} is {self._table.at[line, field]!r}" if field in self._table.columns else field
-        self._found.setdefault((line, field), (value, advice))
+        self._found.setdefault((line, field), (f"{value}, {detail}" if detail else value, advice))
 
     def __len__(self) -> int:
         return len(self._found)
@@ -276,4 +319,5 @@ class TableFaults:
 def raise_faults(name: str, faults: Sequence[str], end: str = "") -> None:
     """Raises InputError for a table's faults: their number and the first five, in one line; returns if there are none."""
     if faults:
-        raise InputError(f"{name}{':' if len(faults) > 1 else ''} {one_line(faults)}{end}")
+        places = tuple(f"{name} {fault}" for fault in faults)
+        raise InputError(f"{name}{':' if len(faults) > 1 else ''} {one_line(faults)}{end}", places)

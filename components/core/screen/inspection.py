@@ -26,7 +26,7 @@ from components.core.screen.planes import Content, checksums, decode_plane, plan
 from components.core.screen.screen_source import ScreenSource, UnreadableError
 from components.core.screen.wells import Plane, Plate, Screen, natural_key, plate_shape
 from components.core.screen.zarr_images import is_zarr, read_zarr_planes
-from components.core.tables import Finding
+from components.core.tables import Finding, as_finding
 
 SITES, REMOTE_SITES = 64, 8
 """Sites that are looked at, in folders and in buckets, where whole files travel; packing reads all."""
@@ -71,7 +71,8 @@ def checked_screen(source: ScreenSource, form: ScreenConfig) -> Screen:
         InputError: everything that is wrong with a table, or else with labels and images, in one line.
     """
     screen = read_screen(source, form)
-    findings, _ = _findings(source, screen, form)
+    found, _ = _images(source, screen, form)
+    findings = [*_labels(screen), *found]
     if wrong := [str(finding) for finding in findings if finding.wrong]:
         raise InputError(f"{source.address()}: {one_line(wrong)}")
     return screen
@@ -91,11 +92,13 @@ def inspect_screen(source: ScreenSource, form: ScreenConfig, known_cells: bool =
     try:
         reading, rows = read_rows(source, form, form.cell_types if known_cells else None)
     except InputError as error:
-        return Inspection(_layout_name(source, form), (Finding(True, str(error)),))
+        return Inspection(_layout_name(source, form), (as_finding(error),))
     screen = make_screen(reading, rows, frozenset(form.holdout_experiments))
-    found, headers = _findings(source, screen, form)
-    faults = [finding for faults in reading.faults for finding in faults.findings()]
-    ordered = sorted([*faults, *reading.findings, *found], key=lambda finding: not finding.wrong)
+    said = [finding for faults in reading.faults for finding in faults.findings()] + reading.findings
+    found, headers = _images(source, screen, form)
+    if screen.vocabulary.treatments or not any(finding.wrong for finding in said):  # else it is a consequence
+        found = [*_labels(screen), *found]
+    ordered = sorted([*said, *found], key=lambda finding: not finding.wrong)
     start = _starting_config(source, screen, form, reading.layout, headers, rows.fields.get("perturbation", ""))
     return Inspection(reading.layout, tuple(ordered), screen, _summary(screen, headers), start)
 
@@ -105,12 +108,6 @@ def _layout_name(source: ScreenSource, config: ScreenConfig) -> str:
         return chosen_layout(source, config).name
     except InputError:
         return ""
-
-
-def _findings(source: ScreenSource, screen: Screen, form: ScreenConfig) -> tuple[list[Finding], _Headers]:
-    """What labels, controls and images show, besides what reading the tables did."""
-    images, headers = _images(source, screen, form)
-    return [*_labels(screen), *images], headers
 
 
 def _labels(screen: Screen) -> list[Finding]:

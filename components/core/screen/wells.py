@@ -18,7 +18,7 @@ COLUMNS = tuple(f"{column:02d}" for column in range(1, 49))
 LONGEST_LABEL = 200
 """Characters of a label."""
 
-_WELL = re.compile(r"([A-Z]|A[A-F])0*([1-9]\d?)", re.IGNORECASE)
+_WELL = re.compile(r"([A-Z]|A[A-F])[ _-]?0*([1-9]\d?)", re.IGNORECASE)
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -96,7 +96,7 @@ def experiments_by_cell_type(plates: Iterable[Plate | PlateRecord]) -> dict[str,
 
 
 def well_name(text: str) -> str | None:
-    """A well's name in its standard form, `B03` or `AA02`, from `b3`, `B3`, `B03` or `B003`; None if it is none."""
+    """A well's name in its standard form, `B03` or `AA02`, from `b3`, `B03`, `B003`, `B-3` or `B 03`; None if it is none."""
     match = _WELL.fullmatch(text)
     if match is None or int(match[2]) > len(COLUMNS):
         return None

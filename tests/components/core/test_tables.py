@@ -1,4 +1,5 @@
 import csv
+import gzip
 import io
 
 import pandas as pd
@@ -25,7 +26,7 @@ def test_accepts_a_byte_order_mark_crlf_blank_lines_quoted_line_breaks_and_any_o
     assert table.index.tolist() == [3, 4]
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
 @pytest.mark.parametrize("first", ["", "sep"])
 def test_tables_of_any_countrys_spreadsheet_are_the_same_table(delimiter, encoding, first):
@@ -36,6 +37,24 @@ def test_tables_of_any_countrys_spreadsheet_are_the_same_table(delimiter, encodi
     table = read_table(content.encode(encoding), "t.csv", COLUMNS)
     assert [list(table.columns), *table.to_numpy().tolist()] == rows
     assert table.index.tolist() == ([3, 4] if first else [2, 3])
+
+
+@pytest.mark.parametrize("above", ["# map of May\n", "#\n# a, b\n\n", ""])
+def test_comments_above_the_header_and_gzip_are_no_part_of_a_table(above: str):
+    content = f"{above}id_code,sirna,n\na,s,1\n".encode()
+    for each in (content, gzip.compress(content)):
+        table = read_table(each, "t.csv", COLUMNS)
+        assert table.to_dict("index") == {above.count("\n") + 2: {"id_code": "a", "sirna": "s", "n": "1"}}
+        assert list(read_table(each, "t.csv", COLUMNS, records=False).columns) == ["id_code", "sirna", "n"]
+    assert list(read_table(b"#id_code,sirna\na,s\n", "t.csv", ()).columns) == ["#id_code", "sirna"]
+
+
+def test_rows_that_differ_in_a_detail_alone_are_one_kind_of_fault():
+    table = read_table(b"id_code,sirna\na,x\nb,y\n", "t.csv", COLUMNS)
+    faults = TableFaults("t.csv", table)
+    faults.add("sirna", table["sirna"] != "", "it differs", table["sirna"].map(lambda text: f"not {text}{text}"))
+    ((_, _, places),) = faults.findings()
+    assert places == ("t.csv line 2 (a): field sirna is 'x', not xx", "t.csv line 3 (b): field sirna is 'y', not yy")
 
 
 def test_parquet_has_the_texts_that_its_csv_would_have():
@@ -73,7 +92,10 @@ def test_a_table_without_rows_has_its_columns():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "t.csv line 1: column id_code is missing"),
+        (b"PK\x03\x04\x14\x00", "save the table as CSV"),
+        (b"\x1f\x8b\x08\x00", "cannot be unpacked"),
+        (b"id_code,sirna\na,b\0\n", "is not text"),
+        (b"", "t.csv: is empty"),
         (b"id_code\n", "column sirna is missing"),
         (b"id_code,sirna,sirna\n", "column sirna appears twice"),
         (b"id_code,sirna\na,\x00\n", "t.csv: is not text"),

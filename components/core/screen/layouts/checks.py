@@ -29,8 +29,8 @@ def check_rows(reading: Reading, rows: Rows) -> Rows:
     """
     sites = rows.sites
     if sites.empty:
-        if any(len(faults) for faults in reading.faults):
-            raise_all(reading)
+        if any(len(faults) for faults in reading.faults) or any(finding.wrong for finding in reading.findings):
+            return rows  # its faults are those
         raise InputError(f"{reading.source.address()}: the screen is empty, its tables have no wells")
     checks = _Checks(reading, rows)
     checks.unique()
@@ -75,7 +75,7 @@ class _Checks:
             first = {tuple(row[name] for name in KEY): row for _, row in self._lines[~again].iterrows()}
             for row in self._each(self._lines[again]):
                 place = self._place(first[tuple(getattr(row, name) for name in KEY)])
-                self._add(row, "id_code", f"the well appears twice, first in {place}; remove one of the rows")
+                self._add(row, "id_code", "the well appears twice: remove one of the rows", f"first in {place}")
 
     def cell_types(self) -> None:
         """An experiment has one cell type: its networks and folds are those of the type."""
@@ -97,8 +97,8 @@ class _Checks:
         first = wells[labelled].drop_duplicates("perturbation").set_index("perturbation")
         for row in self._each(wells[labelled & (wells["role"] != wells["perturbation"].map(first["role"]))]):
             other = first.loc[row.perturbation]
-            advice = f"a {row.role} here and a {other['role']} in {self._place(other)}; a label has one role"
-            self._add(row, "perturbation", advice)
+            advice = f"a {row.role} here and a {other['role']} in another row; a label has one role"
+            self._add(row, "perturbation", advice, f"other than in {self._place(other)}")
         if self._rows.strict:
             self._known_controls(wells, labelled & ~treated)
         # A label in one well alone, if the others are in every experiment, is a slip.
@@ -132,8 +132,8 @@ class _Checks:
     def _place(self, row: Any) -> str:
         return f"{self._reading.faults[row['file']].name} line {row['line']}"
 
-    def _add(self, row: Any, field: str, advice: str) -> None:
-        self._reading.faults[row.file].add_at(row.line, self._rows.fields.get(field, field), advice)
+    def _add(self, row: Any, field: str, advice: str, detail: str = "") -> None:
+        self._reading.faults[row.file].add_at(row.line, self._rows.fields.get(field, field), advice, detail)
 
 
 def _with_images(reading: Reading, rows: Rows) -> pd.DataFrame:
@@ -154,10 +154,11 @@ def _with_images(reading: Reading, rows: Rows) -> pd.DataFrame:
             reading.warn(f"{words} left out (screen.missing_images)", names[bare])
         elif bare.all() and not reading.missing:
             reading.refuse(f"no images found: {rows.looked_for}")
-        elif not bare.all():
+        elif not reading.missing:
             reading.refuse(f"{words} ({rows.looked_for}): {advice}", names[bare])
     # Of a screen whose sites are all incomplete, another number of channels was reported already.
-    if partial.any() and not (partial[~bare].all() and any(finding.wrong for finding in reading.findings)):
+    explained = reading.missing and not drop
+    if partial.any() and not explained and not (partial[~bare].all() and any(each.wrong for each in reading.findings)):
         texts = []
         for row in sites.index[partial]:
             absent = [name for name, column in zip(rows.channels, columns, strict=True) if lacking[column][row]]
@@ -182,6 +183,7 @@ def _limited(reading: Reading, sites: pd.DataFrame) -> pd.DataFrame:
             found = int(rank.max())
             reading.warn(f"wells have up to {found} sites, the first {most} are read (screen.sites)")
             sites = sites[rank <= most]
+    few = []
     for (experiment, plate), rows in sites.groupby(["experiment", "plate"], sort=False):
         wells = list(dict.fromkeys(rows["well"]))
         of_site = rows.groupby("site")["well"].agg(set)
@@ -189,7 +191,9 @@ def _limited(reading: Reading, sites: pd.DataFrame) -> pd.DataFrame:
             missing = sorted(set(wells) - having, key=well_key)
             if missing and (len(missing) <= max(1, _RARELY * len(wells)) or len(of_site) <= 2):
                 where = f"well{'s' if len(missing) > 1 else ''} {shortened(missing)}"
-                reading.warn(f"{experiment} plate {plate}: site {site} is missing in {where}")
+                few.append(f"{experiment} plate {plate}: site {site} is missing in {where}")
+    if few:
+        reading.warn("sites that some wells of their plate lack", few)
     return sites
 
 

@@ -107,7 +107,8 @@ def typed(reading: Reading, table: pd.DataFrame, faults: TableFaults, id_column:
     expected = experiment + "_" + plate + "_" + well.fillna("")
     written = experiment + "_" + plate + "_" + table["well"]
     other = ~table[id_column].isin([""]) & (table[id_column] != expected) & (table[id_column] != written) & well.notna()
-    faults.add(id_column, other, expected[other].map(lambda id_code: f"experiment, plate and well make {id_code}"))
+    makes = expected[other].map(lambda id_code: f"but experiment, plate and well make {id_code}")
+    faults.add(id_column, other, "expected EXPERIMENT_PLATE_WELL", makes)
     return pd.DataFrame(
         {
             "file": len(reading.faults) - 1,

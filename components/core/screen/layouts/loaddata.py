@@ -28,12 +28,13 @@ from components.core.screen.layouts.reading import (
     Reading,
     Rows,
     are_whole,
+    check_agreement,
     is_absent,
     named_own,
     own_column,
     whole_numbers,
 )
-from components.core.screen.layouts.samplesheet import check_agreement, with_images
+from components.core.screen.layouts.samplesheet import with_images
 from components.core.screen.layouts.stacks import NO_Z, find_files, stack_sites
 
 _FILE = re.compile(r".*load_?data.*\.(csv|parquet)", re.IGNORECASE)

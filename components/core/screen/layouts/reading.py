@@ -6,7 +6,7 @@ A reader returns one table, `Rows`: a row a site, or a row a well without images
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from components.core.tables import ABSENT, Finding, TableFaults, read_table
 
 KEY = ["experiment", "plate", "well"]
 """What identifies a well."""
+OF_WELL = ("role", "perturbation", "cell_type")
+"""What is a well's, not a site's, beside KEY."""
 LISTINGS = 12
 """Folders listed in parallel: in a bucket each takes several requests."""
 
@@ -55,7 +57,7 @@ class Reading:
         findings: what concerns no single row.
         tables: paths of the tables read so far.
         layout: name of the layout in which it is read.
-        missing: whether files that a table names are reported as missing.
+        missing: whether something that was reported explains that wells or sites lack images.
     """
 
     source: ScreenSource
@@ -71,6 +73,7 @@ class Reading:
     layout: str = ""
     missing: bool = False
     _paths: list[str] | None = None
+    _headers: dict[str, list[str]] = field(default_factory=dict)
 
     def paths(self) -> list[str]:
         """Paths of all files, sorted; they are listed once."""
@@ -87,10 +90,12 @@ class Reading:
 
     def header(self, path: str) -> list[str]:
         """The columns of a table; none if it is no table."""
-        try:
-            return list(read_table(self.content(path), path, ()).columns)
-        except InputError:
-            return []
+        if path not in self._headers:
+            try:
+                self._headers[path] = list(read_table(self.content(path), path, (), records=False).columns)
+            except InputError:
+                self._headers[path] = []
+        return self._headers[path]
 
     def table(self, path: str, needed: Sequence[str] = (), id_column: str | None = None) -> pd.DataFrame:
         """A table as text, with the columns `file` and `line`; its faults are the last of `faults`.
@@ -116,11 +121,20 @@ class Reading:
 
     def warn(self, what: str, places: Iterable[str] = ()) -> None:
         """Records what is doubtful."""
-        self.findings.append(Finding(False, what, tuple(places)))
+        self._found(Finding(False, what, tuple(places)))
 
     def refuse(self, what: str, places: Iterable[str] = ()) -> None:
         """Records what is wrong."""
-        self.findings.append(Finding(True, what, tuple(places)))
+        self._found(Finding(True, what, tuple(places)))
+
+    def _found(self, finding: Finding) -> None:
+        """Records a finding; of several tables that say the same, once."""
+        for n, other in enumerate(self.findings):
+            if other[:2] == finding[:2]:
+                places = dict.fromkeys((*other.places, *finding.places))
+                self.findings[n] = finding._replace(places=tuple(places))
+                return
+        self.findings.append(finding)
 
 
 class Layout(NamedTuple):
@@ -288,6 +302,30 @@ def roles_by_label(reading: Reading, labels: pd.Series[Any]) -> pd.Series[Any]:
     return pd.Series([roles.get(label, "treatment") for label in labels], index=labels.index, dtype=object)
 
 
+def check_agreement(
+    reading: Reading, rows: pd.DataFrame, columns: Mapping[str, str], fields: Sequence[str] = OF_WELL
+) -> None:
+    """Adds faults for rows that say something else of their well than its first row does.
+
+    Args:
+        reading: receives the faults.
+        rows: a row a site, or a plane of it, with the columns file, line, KEY and `fields`.
+        columns: the table's columns by our fields.
+        fields: those that all rows of a well share.
+    """
+    wells = rows.groupby(KEY, sort=False)
+    files, lines = wells["file"].transform("first"), wells["line"].transform("first")
+    for name in fields:
+        # Not the group's "first", which passes over missing values.
+        first = rows.drop_duplicates(KEY).set_index(KEY)[name].reindex(pd.MultiIndex.from_frame(rows[KEY]))
+        differs = rows[name].fillna("").to_numpy() != first.fillna("").to_numpy()
+        for n in differs.nonzero()[0]:
+            file, other, line = rows["file"].iloc[n], files.iloc[n], lines.iloc[n]
+            place = f"line {line}" if file == other else f"{reading.faults[other].name} line {line}"
+            advice = "another row of the well differs: correct one of them"
+            reading.faults[file].add_at(rows["line"].iloc[n], columns.get(name, name), advice, f"not as in {place}")
+
+
 def cell_types_of(reading: Reading, experiments: Iterable[str]) -> dict[str, str | None]:
     """Cell types where no column says them: the only one of the configuration, or how an experiment's name begins; else None."""
     known = reading.cell_types
@@ -308,7 +346,9 @@ def check_cell_types(found: pd.Series[Any], known: Sequence[str], faults: TableF
     """Records cell types that the configuration does not name."""
     unknown = found.notna() & ~found.isin(list(known))
     words = f"known are {', '.join(known)} (screen.cell_types)"
-    faults.add(column, unknown, found[unknown].map(lambda name: f"of the unknown cell type {name!r}; {words}"))
+    faults.add(
+        column, unknown, f"an unknown cell type; {words}", found[unknown].map(lambda name: f"cell type {name!r}")
+    )
 
 
 def _other_cells(experiment: str, only: str) -> bool:

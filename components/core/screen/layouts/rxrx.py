@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import re
 
-import pandas as pd
-
 from components.core.screen.layouts.kaggle import typed
 from components.core.screen.layouts.reading import (
     Layout,
@@ -48,8 +46,8 @@ def read(reading: Reading) -> Rows:
     wells = typed(reading, table, faults, "well_id")
     faults.require_one_of(["dataset"], ("train", "test"), "expected train or test")
     other = wells["cell_type"].notna() & (table["cell_type"] != wells["cell_type"])
-    by_name = wells["cell_type"][other].map(lambda name: f"expected {name}, as the experiment's name begins")
-    faults.add("cell_type", other, by_name)
+    by_name = wells["cell_type"][other].map(lambda name: f"expected {name}")
+    faults.add("cell_type", other, "the experiment's name begins with another", by_name)
     site = table["site"]
     faults.add("site", ~site.isin([s for s in site.unique() if _SITE.fullmatch(s)]), "expected a whole number from 1")
     faults.add("site", table.duplicated(["well_id", "site"]), "the site appears twice: remove one of the rows")
@@ -66,22 +64,19 @@ def read(reading: Reading) -> Rows:
     first = table.index.to_series().groupby(table["well_id"]).transform("first")
     for field in of_well:
         differs = table[field] != first.map(table[field])
-        texts = first[differs].map(lambda line: f"another site of the well differs, line {line}: correct one of them")
-        faults.add(field, differs, texts)
+        lines = first[differs].map(lambda line: f"not as in line {line}")
+        faults.add(field, differs, "another site of the well differs: correct one of them", lines)
     treated = wells[wells["role"] == "treatment"].drop_duplicates("experiment").set_index("experiment")["labelled"]
     half = wells["experiment"].map(treated)
     advice = "it has controls but no treatment well; add its treatments or remove its controls"
     faults.add("experiment", half.isna() & wells["role"].notna(), advice)
     odd = half.notna() & (half != wells["labelled"])
-    words = pd.Series(
-        [
-            f"it is in the {'train' if mine else 'test'} half of the screen, but its treatments are in the "
-            f"{'test' if mine else 'train'} half; an experiment is either labelled or not"
-            for mine in wells["labelled"]
-        ],
-        index=table.index,
-    )
-    faults.add("experiment", odd, words)
+    for mine, name, opposite in ((True, "train", "test"), (False, "test", "train")):
+        advice = (
+            f"it is in the {name} half of the screen, but its treatments are in the {opposite} half; an experiment is either "
+            "labelled or not"
+        )
+        faults.add("experiment", odd & (wells["labelled"] == mine), advice)
     own = own_columns(table, _KNOWN)
     good = ~faults.rows() & wells["role"].notna() & ~table["well_id"].duplicated()
     wells = reading.chosen(wells.join(own)[good].reset_index(drop=True))

@@ -6,14 +6,23 @@ SCHEMA lists its columns; docs/your-data.md has them as a table. Paths are relat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
 from components.core.errors import InputError
 from components.core.screen.layouts.plate_map import describe_wells, finish_wells
-from components.core.screen.layouts.reading import KEY, Layout, Reading, Rows, fill_channels, is_absent, whole_numbers
+from components.core.screen.layouts.reading import (
+    KEY,
+    Layout,
+    Reading,
+    Rows,
+    check_agreement,
+    fill_channels,
+    is_absent,
+    whole_numbers,
+)
 from components.core.screen.layouts.stacks import NO_Z, find_files, stack_sites
 
 
@@ -44,8 +53,6 @@ SCHEMA = (
     Column("z", False, "number of the plane in a z-stack: a row a plane (screen.z)"),
     Column("time", False, "time point: a row each (screen.time_point)"),
 )
-FIELDS = ("role", "perturbation", "cell_type")
-"""What is a well's, not a site's."""
 _FILE = re.compile(r"sample.?sheet\.(csv|tsv|txt|parquet)", re.IGNORECASE)
 _COLUMNS = {name: name for name in ("experiment", "plate", "well", "role", "perturbation", "cell_type")}
 
@@ -96,30 +103,6 @@ def read(reading: Reading) -> Rows:
     sites, channels = stack_sites(reading, planes, list(paths), bool(indices))
     merged = with_images(reading, wells, sites, columns)
     return Rows(merged, channels, "looked for the paths of the table", columns, per_well=False)
-
-
-def check_agreement(
-    reading: Reading, rows: pd.DataFrame, columns: Mapping[str, str], fields: Sequence[str] = FIELDS
-) -> None:
-    """Adds faults for rows that say something else of their well than its first row does.
-
-    Args:
-        reading: receives the faults.
-        rows: a row a site, or a plane of it, with the columns file, line, KEY and `fields`.
-        columns: the table's columns by our fields.
-        fields: those that all rows of a well share.
-    """
-    wells = rows.groupby(KEY, sort=False)
-    files, lines = wells["file"].transform("first"), wells["line"].transform("first")
-    for field in fields:
-        # Not the group's "first", which passes over missing values.
-        first = rows.drop_duplicates(KEY).set_index(KEY)[field].reindex(pd.MultiIndex.from_frame(rows[KEY]))
-        differs = rows[field].fillna("").to_numpy() != first.fillna("").to_numpy()
-        for n in differs.nonzero()[0]:
-            file, other, line = rows["file"].iloc[n], files.iloc[n], lines.iloc[n]
-            place = f"line {line}" if file == other else f"{reading.faults[other].name} line {line}"
-            advice = f"another row of the well differs, {place}: correct one of them"
-            reading.faults[file].add_at(rows["line"].iloc[n], columns.get(field, field), advice)
 
 
 def with_images(reading: Reading, rows: pd.DataFrame, sites: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -97,11 +97,13 @@ def _one_time_point(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
     wanted = reading.config.time_point
     if wanted is None:
         if len(times) > 1:
+            reading.missing = True  # wells that were imaged at other time points
             reading.refuse(
                 f"a series of {len(times)} time points ({_numbers(times)}): set screen.time_point to one of them"
             )
         return planes[planes["t"].isin(times[:1])]
     if times and wanted not in times and times != [NO_Z]:
+        reading.missing = True
         reading.refuse(f"screen.time_point is {wanted}, but the time points are {_numbers(times)}")
     return planes[planes["t"].isin([wanted, NO_Z])]
 
@@ -217,6 +219,7 @@ def _one_plane(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
     else:
         chosen = planes["z"].replace(PROJECTION, 0) == wanted
     if isinstance(wanted, int) and wanted not in numbers:
+        reading.missing = True
         reading.refuse(f"screen.z is {wanted}, but the planes of z-stacks are {_numbers(numbers)}")
     read: pd.DataFrame = planes[~stacked | chosen]
     return read

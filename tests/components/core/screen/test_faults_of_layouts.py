@@ -263,7 +263,7 @@ def test_rows_of_a_well_that_disagree_are_refused_also_of_stacks(tmp_path: Path)
     )
     for z in (1, 2):
         image(tmp_path / f"a{z}.tif")
-    with pytest.raises(InputError, match=r"line 3 .*'h'; another row of the well differs, line 2"):
+    with pytest.raises(InputError, match=r"line 3 .*'h', not as in line 2; another row of the well differs"):
         read_screen(tmp_path, CONFIG.model_copy(update={"z": "max"}))
 
 
@@ -373,4 +373,5 @@ def test_check_screen_names_a_png_that_is_cut_in_a_chunks_header(tmp_path: Path,
     path.write_bytes(path.read_bytes()[:-cut])
     (tmp_path / "map.csv").write_text("well,gene\nA01,a\nA02,b\n")
     (finding,) = (each for each in inspect_screen(ScreenDirectory(tmp_path), CONFIG).findings if each.wrong)
-    assert "A02_s1.png: the file is truncated" in str(finding)
+    assert "A02_s1.png: " in str(finding)
+    assert "the file is truncated" in str(finding)

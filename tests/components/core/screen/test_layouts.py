@@ -132,7 +132,7 @@ def test_cell_types_come_from_a_column_or_the_configuration_or_the_names(tiny: T
         table.write_text(table.read_text().replace("HUVEC-01", "HUVEC-2024-05-13").replace("RPE-01", "2024-05-13"))
     types = {("HUVEC-2024-05-13", "HUVEC"), ("HUVEC-02", "HUVEC"), ("HUVEC-03", "HUVEC"), ("2024-05-13", "HUVEC")}
     assert of(ScreenConfig(cell_types=("HUVEC",))) == types
-    with pytest.raises(InputError, match=r"field experiment is '2024-05-13' .*screen\.cell_types"):
+    with pytest.raises(InputError, match=r"field experiment is '2024-05-13', .*screen\.cell_types"):
         of(ScreenConfig(cell_types=("HUVEC", "RPE")))
     for table in tiny.root.glob("*.csv"):
         header, *rows = table.read_text().splitlines()
@@ -217,19 +217,19 @@ KAGGLE: dict[str, tuple[Callable[[TinyScreen], object], str]] = {
     "malformed well": (edit("train.csv", ROW, "HUVEC-01_1_B99,HUVEC-01,1,B99,sirna_7"),
                        r"line 2 \(HUVEC-01_1_B99\): field well is 'B99'; expected a row A-AF and a column 1-48"),
     "id_code disagrees": (edit("train.csv", ROW, "HUVEC-01_2_B03,HUVEC-01,1,B03,sirna_7"),
-                          r"field id_code is 'HUVEC-01_2_B03'; experiment, plate and well make HUVEC-01_1_B03"),
+                          r"field id_code is 'HUVEC-01_2_B03', but experiment, plate and well make HUVEC-01_1_B03"),
     "well twice": (edit("train.csv", ROW, f"{ROW}\n{ROW}"), r"train\.csv line 3 \(HUVEC-01_1_B03\): field id_code is "
-                   r"'HUVEC-01_1_B03'; the well appears twice, first in .*train\.csv line 2; remove"),
+                   r"'HUVEC-01_1_B03', first in .*train\.csv line 2; the well appears twice: remove"),
     "well twice across files": (
         edit("train_controls.csv", "HUVEC-01_1_B02,HUVEC-01,1,B02", "HUVEC-01_1_B03,HUVEC-01,1,B03"),
-        r"train_controls\.csv line 2 \(HUVEC-01_1_B03\): .*the well appears twice, first in .*train\.csv line 2"),
+        r"train_controls\.csv line 2 \(HUVEC-01_1_B03\): .*first in .*train\.csv line 2; the well appears twice"),
     "unknown control": (edit("test_controls.csv", "sirna_5", "sirna_6"),
                         r"test_controls\.csv line 3 \(HUVEC-03_1_C03\): field sirna is 'sirna_6'; an unknown label"),
     "treatment and control": (edit("train_controls.csv", "sirna_5", "sirna_7"),
-                              r"train_controls\.csv line 3 .*field sirna is 'sirna_7'; a positive_control here and a "
-                              r"treatment in .*train\.csv line 2"),
+                              r"train_controls\.csv line 3 .*field sirna is 'sirna_7', other than in .*train\.csv line 2; "
+                              r"a positive_control here and a treatment in another"),
     "unknown cell type": (edit("train.csv", ROW, "HELA-01_1_B03,HELA-01,1,B03,sirna_7"),
-                          r"line 2 \(HELA-01_1_B03\): field experiment is 'HELA-01'; of the unknown cell type 'HELA'; "
+                          r"line 2 \(HELA-01_1_B03\): field experiment is 'HELA-01', cell type 'HELA'; an unknown cell type; "
                           r"known are HUVEC, RPE \(screen\.cell_types\)"),
     "experiment no name": (edit("train.csv", ROW, "../x_1_B03,../x,1,B03,sirna_7"), r"field experiment is '\.\./x'"),
     "controls without treatments": (
@@ -258,13 +258,13 @@ RXRX = {
     "no label": (SITE, SITE.replace(",7\n", ",\n"), r"line 2 \(HUVEC-01_1_B03\): field sirna_id is ''; it is empty"),
     "no well_id": (SITE, SITE.replace(",HUVEC-01_1_B03,", ",,"), r"line 2 \(\): field well_id is ''; it is empty"),
     "another well_id": (SITE, SITE.replace(",HUVEC-01_1_B03,", ",HUVEC-01_1_B04,"), "experiment, plate and well make"),
-    "cell type": (SITE, SITE.replace(",HUVEC,", ",RPE,"), r"field cell_type is 'RPE'; expected HUVEC"),
+    "cell type": (SITE, SITE.replace(",HUVEC,", ",RPE,"), r"field cell_type is 'RPE', expected HUVEC"),
     "dataset": (SITE, SITE.replace("train", "val"), r"field dataset is 'val'; expected train or test"),
     "site": (SITE, SITE.replace("B03,1,treat", "B03,one,treat"), r"field site is 'one'; expected a whole number from 1"),
-    "well type": (SITE, SITE.replace("treatment", "empty"), r"field well_type is 'treatment'; another site of the well differs"),
+    "well type": (SITE, SITE.replace("treatment", "empty"), r"field well_type is 'treatment', not as in line 2; another site"),
     "site twice": (SITE, SITE + SITE, r"line 3 \(HUVEC-01_1_B03\): field site is '1'; the site appears twice"),
     "sites disagree": (SITE, SITE.replace(",7\n", ",30\n"),
-                       r"line 3 \(HUVEC-01_1_B03\): field sirna_id is '7'; another site of the well differs, line 2"),
+                       r"line 3 \(HUVEC-01_1_B03\): field sirna_id is '7', not as in line 2; another site of the well differs"),
     "both halves": (",train,HUVEC-01,1,C02,", ",test,HUVEC-01,1,C02,", "it is in the .* half of the screen"),
 }  # fmt: skip
 
