@@ -160,7 +160,8 @@ def test_every_file_of_the_contract_is_there_with_its_columns(interrupted: Inter
     treatments = {row["sirna"] for row in table(interrupted.run.screen / "train.csv")}
     for name, wells in PREDICTIONS.items():
         rows = table(out / name)
-        assert (out / name).read_text().splitlines()[0].split(",") == COLUMNS
+        truth = [] if name == "predictions.csv" else ["true_sirna"]
+        assert (out / name).read_text().splitlines()[0].split(",") == [*COLUMNS, *truth]
         assert len(rows) == wells
         for row in rows:
             # The labels of this screen are bare numbers, and so are the answers.
@@ -447,7 +448,8 @@ def test_interruption_label_encoding_and_a_screen_in_a_bucket_change_no_predicti
     study.run(config)
     for name in PREDICTIONS:
         text = (report.path("results") / name).read_text()
-        assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
+        labels = 7 if name == "predictions.csv" else 8  # those with known truth have it, too
+        assert text.count("sirna_") == labels * (len(text.splitlines()) - 1)
         assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
 
 
