@@ -61,19 +61,24 @@ def origin() -> str:
 
 
 @functools.cache
-def tiff_sites() -> tuple[tuple[bytes, ...], ...]:
-    """The 16-bit TIFFs of a site, in channel order: the real ones if they lie beside the repository."""
+def tiff_sites(compression: str | None = None) -> tuple[tuple[bytes, ...], ...]:
+    """The 16-bit TIFFs of a site, in channel order, as they are or compressed so: real ones if they lie beside the repository."""
     real = sorted(JUMP.glob("*.tiff"))
-    if real:
+    if real and compression is None:
         return (tuple(path.read_bytes() for path in real),)
-    rng = np.random.default_rng(0)
     files = []
-    for _ in range(CHANNELS):
-        smooth = cv2.GaussianBlur(rng.gamma(1.0, 4000.0, (TIFF_SIZE, TIFF_SIZE)), (0, 0), 8)
+    for image_HW in map(tifffile.imread, real) if real else _smooth_images():
         file = io.BytesIO()
-        tifffile.imwrite(file, (smooth + rng.normal(0, 40, smooth.shape)).clip(0).astype(np.uint16), compression="lzw")
+        tifffile.imwrite(file, image_HW, compression=compression or "lzw")
         files.append(file.getvalue())
     return (tuple(files),)
+
+
+def _smooth_images() -> Iterator[NDArray[np.uint16]]:
+    rng = np.random.default_rng(0)
+    for _ in range(CHANNELS):
+        smooth = cv2.GaussianBlur(rng.gamma(1.0, 4000.0, (TIFF_SIZE, TIFF_SIZE)), (0, 0), 8)
+        yield (smooth + rng.normal(0, 40, smooth.shape)).clip(0).astype(np.uint16)
 
 
 def write_screen(
