@@ -58,7 +58,7 @@ def read_table(content: bytes, name: str, needed: Sequence[str], records: bool =
 
     Returns:
         A row a record, indexed by its `line` in the file (in Parquet its number, from 1), with every column that is once in
-        the header, as stripped text.
+        the header, as stripped text; `attrs["repeated"]` has the others.
 
     Raises:
         InputError: empty, not text, not CSV, a needed column is missing or appears twice, or records with more or fewer fields
@@ -98,8 +98,14 @@ def read_table(content: bytes, name: str, needed: Sequence[str], records: bool =
         raise InputError(f"{name} line {reader.line_num + skipped}: is not a CSV table ({error})") from None
     raise_faults(name, odd)
     columns = list(zip(*read, strict=True)) if read else [()] * len(header)
-    unique = {column: columns[c] for c, column in enumerate(header) if header.count(column) == 1}
-    return pd.DataFrame(unique, index=pd.Index(lines, name="line", dtype="int64"), dtype=str)
+    unique = {
+        column: columns[c]
+        for c, column in enumerate(header)
+        if header.count(column) == 1 and (column or any(columns[c]))  # spreadsheets write empty columns, too
+    }
+    table = pd.DataFrame(unique, index=pd.Index(lines, name="line", dtype="int64"), dtype=str)
+    table.attrs["repeated"] = sorted({column for column in header if column and header.count(column) > 1})
+    return table
 
 
 def unzipped(content: bytes, name: str) -> bytes:

@@ -75,7 +75,12 @@ class _Checks:
             first = {tuple(row[name] for name in KEY): row for _, row in self._lines[~again].iterrows()}
             for row in self._each(self._lines[again]):
                 place = self._place(first[tuple(getattr(row, name) for name in KEY)])
-                self._add(row, "id_code", "the well appears twice: remove one of the rows", f"first in {place}")
+                self._add(
+                    row,
+                    "id_code" if self._rows.strict else "well",
+                    "the well appears twice: remove one of the rows",
+                    f"first in {place}",
+                )
 
     def cell_types(self) -> None:
         """An experiment has one cell type: its networks and folds are those of the type."""
@@ -101,6 +106,11 @@ class _Checks:
             self._add(row, "perturbation", advice, f"other than in {self._place(other)}")
         if self._rows.strict:
             self._known_controls(wells, labelled & ~treated)
+        names = wells["perturbation"].dropna().astype(str).unique()
+        alike = pd.Series(names).groupby([" ".join(name.casefold().split()) for name in names]).agg(list)
+        pairs = [" and ".join(map(repr, each)) for each in alike if len(each) > 1]
+        if pairs:
+            self._reading.warn("labels that differ in case or blanks alone are two: write them in one way", pairs)
         # A label in one well alone, if the others are in every experiment, is a slip.
         count = wells["perturbation"][labelled & treated].value_counts()
         usual = int(count.sort_values().iloc[len(count) // 2]) if len(count) else 0

@@ -8,17 +8,22 @@ screen.table_columns.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from posixpath import dirname
 from typing import Any
 
 import pandas as pd
 
-from components.core.errors import InputError, shortened
+from components.core.errors import SHOWN, InputError, shortened
+from components.core.screen.layouts.matrix_map import read_matrix
+from components.core.screen.layouts.plate_names import match_plates
 from components.core.screen.layouts.reading import (
     KEY,
+    OF_WELL,
     Reading,
     cell_types_of,
+    check_agreement,
     check_cell_types,
     check_texts,
     fill_channels,
@@ -34,17 +39,22 @@ from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import ROWS, well_at
 from components.core.tables import TableFaults
 
+_DESTINATIONS = ("destination_well", "dest_well")
+"""Columns of liquid handlers' lists, beside the well that was drawn from."""
 ALIASES: dict[str, tuple[str, ...]] = {
     "experiment": ("experiment", "batch", "source"),
-    "plate": ("plate", "plate_id", "plateid", "barcode", "plate_barcode", "assay_plate_barcode", "plate_name"),
-    "well": ("well", "well_position", "well_id", "wellid", "well_name", "wellname"),
+    "plate": (
+        "plate", "plate_id", "plateid", "barcode", "plate_barcode", "assay_plate_barcode", "plate_name", "destination_plate_name",
+        "destination_plate_barcode", "destination_plate", "dest_plate_name", "dest_plate_barcode", "dest_plate",
+    ),
+    "well": ("well", "well_position", "well_id", "wellid", "well_name", "wellname", "cpd_well_position", *_DESTINATIONS),
     "row": ("row", "well_row", "row_id"),
     "column": ("column", "col", "well_column", "well_col"),
     "site": ("site", "field", "fieldid", "field_id", "fov", "imagenumber_in_well"),
     "role": ("role", "well_type", "welltype", "control_type", "pert_type", "type"),
     "perturbation": (
         "perturbation", "compound", "compound_name", "pert_iname", "drug", "treatment", "sirna", "guide", "gene", "gene_symbol",
-        "compound_id", "broad_sample", "jcp2022", "reagent", "label", "phenotype",
+        "compound_id", "broad_sample", "broad_id", "jcp2022", "reagent", "sample_name", "sample_id", "label", "phenotype",
     ),
     "cell_type": ("cell_type", "cell_line", "cellline", "celltype", "cell"),
 }  # fmt: skip
@@ -52,10 +62,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 ONE_EXPERIMENT = "screen"
 """Name of the only experiment where nothing names one."""
-TABLE = re.compile(r".+\.(csv|tsv|txt|parquet)", re.IGNORECASE)
+TABLE = re.compile(r".+\.((csv|tsv|txt)(\.gz)?|parquet)", re.IGNORECASE)
 BARCODES = "barcode_platemap.csv"
 _LIKELY = re.compile(r"plate.?map|layout|wells?\b", re.IGNORECASE)
-_FOLDERS = ("metadata", "platemaps", "plate_maps", "platemap")
+_FOLDERS = ("metadata", "platemaps", "plate_maps", "platemap", "workspace/metadata")
 """Folders in which plate maps are looked for if there is none in the screen's own."""
 
 
@@ -199,7 +209,7 @@ def read_plate_map(reading: Reading) -> tuple[pd.DataFrame, dict[str, str]]:
     """
     path = reading.config.plate_map or _find(reading)
     name = reading.source.address(path)
-    table = reading.table(path)
+    table = _table(reading, path)
     columns = find_columns(table, reading.config.table_columns, name)
     if path.rpartition("/")[2].lower() == BARCODES or "Plate_Map_Name" in table.columns:
         return _read_jump(reading, path, table)
@@ -211,7 +221,52 @@ def read_plate_map(reading: Reading) -> tuple[pd.DataFrame, dict[str, str]]:
         raise InputError(
             f"{name} line 1: no column of perturbations among {', '.join(table.columns)}; set screen.table_columns.perturbation"
         )
-    return describe_wells(reading, table, reading.faults[-1], columns), columns
+    others = [each for each in table.columns if _normal(each) in _DESTINATIONS and each != columns.get("well")]
+    if others and "well" in columns and "well" not in reading.config.table_columns:
+        reading.warn(
+            f"{name} has the columns {columns['well']} and {others[0]}: {columns['well']} is taken as the well of the images "
+            "(screen.table_columns.well)"
+        )
+    return _a_row_a_well(reading, describe_wells(reading, table, reading.faults[-1], columns), columns), columns
+
+
+def _table(reading: Reading, path: str) -> pd.DataFrame:
+    """A plate map as a table, also one that is drawn like the plate; its faults are the last of `reading.faults`."""
+    name = reading.source.address(path)
+    blocks = read_matrix(reading.content(path), name)
+    if blocks is None:
+        return reading.table(path)
+    titles = {number: str(title) for number, title in zip(blocks["block"], blocks["title"], strict=True)}
+    fields = ("perturbation", "role", "cell_type")
+    if len(titles) == 1:
+        table = blocks[["well", "value"]].rename(columns={"value": "perturbation"})
+    elif "" in titles.values() or len(set(titles.values())) < len(titles):
+        raise InputError(
+            f"{name}: {len(titles)} blocks of wells: write above each the name of its plate, or what it says: compound, role"
+        )
+    elif any(_normal(title) in ALIASES[each] for title in titles.values() for each in fields):
+        table = blocks.pivot(index="well", columns="title", values="value").reset_index().fillna("")
+    else:
+        table = blocks[["title", "well", "value"]].rename(columns={"title": "plate", "value": "perturbation"})
+    table = table.set_axis(pd.RangeIndex(1, len(table) + 1, name="line"))
+    reading.tables.append(path)
+    reading.faults.append(TableFaults(f"{name}, of its list of wells", table, "well"))
+    return table
+
+
+def _a_row_a_well(reading: Reading, wells: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """The first row of each well; refuses others that say something else of it. Own columns that differ in a well are left out."""
+    again = wells.duplicated(KEY)
+    if not again.any():
+        return wells
+    check_agreement(reading, wells, columns, [field for field in OF_WELL if field in wells.columns])
+    groups = wells.groupby(KEY, sort=False)
+    of_site = [column for column in named_own(wells) if (groups[column].nunique() > 1).any()]
+    left = (
+        f"; columns that differ in a well are left out: {shortened([each[4:] for each in of_site])}" if of_site else ""
+    )
+    reading.warn(f"{again.sum()} rows of {reading.faults[-1].name} repeat a well: each is read once{left}")
+    return wells[~again].drop(columns=of_site)
 
 
 def _find(reading: Reading) -> str:
@@ -225,13 +280,17 @@ def _find(reading: Reading) -> str:
         if len(barcodes) == 1:
             return barcodes[0]
         tables = below or _beside_plate(reading)
-    candidates = []
+    candidates, reasons = [], []
     for path in tables:
         before = len(reading.tables), len(reading.faults)
+        columns = {}
         try:
-            columns = find_columns(reading.table(path), reading.config.table_columns)
-        except InputError:
-            columns = {}
+            table = _table(reading, path)
+            columns = find_columns(table, reading.config.table_columns, reading.source.address(path))
+            twice = [f"{each} twice" for each in table.attrs.get("repeated", ())]
+            reasons.append(f"{path} line 1 has the columns {shortened([*twice, *table.columns], 12)}")
+        except InputError as error:
+            reasons.append(str(error))
         del reading.tables[before[0] :], reading.faults[before[1] :]
         if ("well" in columns or {"row", "column"} <= columns.keys()) and "perturbation" in columns:
             candidates.append(path)
@@ -243,12 +302,9 @@ def _find(reading: Reading) -> str:
         raise InputError(
             f"{reading.source.address()}: several plate maps, {shortened(candidates)}: set screen.plate_map to one"
         )
-    found = f" among {shortened(tables)}" if tables else ""
-    if len(tables) == 1:
-        found = f": {tables[0]} line 1 has the columns {shortened(reading.header(tables[0])) or '(none)'}"
     books = sorted(name for name in reading.names if name.lower().endswith((".xlsx", ".xls", ".ods")))
-    if books and not tables:
-        found = f": save {books[0]} as CSV"
+    reasons += [f"save {book} as CSV" for book in books]
+    found = f": {' | '.join(reasons[:SHOWN])}" if reasons else ""
     raise InputError(
         f"{reading.source.address()}: there is no plate map{found}; put a table with the columns well and perturbation, and where "
         "they differ experiment, plate and role, beside the images, or set screen.plate_map"
@@ -295,9 +351,11 @@ def _read_jump(reading: Reading, path: str, barcodes: pd.DataFrame) -> tuple[pd.
                 f"{reading.source.address(file)} line 1: expected the columns well_position and broad_sample"
             )
         if "role" not in columns:
-            # JUMP's wells of DMSO have no sample.
-            sample = table[columns["perturbation"]]
-            table = table.assign(role=is_absent(sample).map({True: "negcon", False: "trt"}))
+            # JUMP's wells of DMSO have no sample; those of others are named so.
+            sample = table[columns["perturbation"]].astype(object)
+            sample = sample.mask(is_absent(sample.astype(str)), None)
+            roles = roles_by_label(reading, sample).mask(sample.isna(), "negative_control")
+            table = table.assign(role=roles.fillna("empty"))
             columns = {**columns, "role": "role"}
         wells = describe_wells(reading, table, reading.faults[-1], columns, ["plate_map_name", "role"])
         solvent = table["solvent"] if "solvent" in table.columns else pd.Series("DMSO", index=table.index)
@@ -338,6 +396,7 @@ def join_wells(reading: Reading, sites: pd.DataFrame, wells: pd.DataFrame, plate
         wells: from a plate map; without experiment or plate a row holds for all.
         plates: the imaged plates, columns experiment and plate.
     """
+    wells, shared = match_plates(reading, wells, plates)
     whole = wells
     # Experiments of a map whose plates are each in one folder, of another name, are the map's: they may split a plate.
     theirs = {*wells["experiment"]} - {""}
@@ -348,14 +407,23 @@ def join_wells(reading: Reading, sites: pd.DataFrame, wells: pd.DataFrame, plate
     if (plates["experiment"] != "").any() and len(whole) and (whole["experiment"] == "").all():
         whole = whole.drop(columns=["experiment"]).merge(plates.drop_duplicates(), on="plate")
     key = KEY if (plates["experiment"] != "").any() else KEY[1:]
+    sites = sites if shared else sites.iloc[:0]
     images = sites if key == KEY else sites.drop(columns=["experiment"])
     merged = whole.merge(images, on=key, how="outer", indicator=True)
     lacking = merged["_merge"] == "right_only"
     if lacking.any():
         names = merged[lacking].drop_duplicates(key)
-        places = ["_".join(row) for row in names[key].itertuples(index=False, name=None)]
+        imaged = Counter(images.drop_duplicates(key)[key[:-1]].itertuples(index=False, name=None))
+        places = []
+        for group, of_plate in names.groupby(key[:-1], sort=False):
+            plate = tuple(map(str, group))
+            plate_name = "_".join(plate)
+            if len(of_plate) == imaged[plate] > 1:
+                places.append(f"all {len(of_plate)} wells of {plate_name}")
+            else:
+                places += [f"{plate_name}_{well}" for well in of_plate["well"]]
         reading.refuse(
-            f"the plate map lacks {len(places)} imaged well{'s' if len(places) > 1 else ''}: add them to it, with a role that is "
+            f"the plate map lacks {len(names)} imaged well{'s' if len(names) > 1 else ''}: add them to it, with a role that is "
             "neither treatment nor control if they are to be left out",
             places,
         )

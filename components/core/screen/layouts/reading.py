@@ -14,6 +14,7 @@ import pandas as pd
 
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
+from components.core.screen.layouts.control_words import is_empty, is_like_control, is_negative
 from components.core.screen.screen_source import ScreenSource, UnreadableError
 from components.core.screen.wells import LONGEST_LABEL, Plane, is_label, natural_key, well_name
 from components.core.storage.manifest import Role
@@ -33,11 +34,6 @@ _ROLES: dict[str, Role] = {
     ),
     **dict.fromkeys(("positive_control", "poscon", "positive", "pos", "control_positive"), "positive_control"),
 }
-NEGATIVE = frozenset(
-    ("dmso", "untreated", "mock", "vehicle", "scrambled", "non-targeting", "nontargeting", "negcon", "no treatment")
-)
-"""Labels, in lower case, of negative controls where neither a table nor the configuration says the role."""
-
 _DATED = re.compile(r"(.+?)(?:[-_ ]\d[\w.]*)+")
 _WHOLE = re.compile(r"[A-Za-z_ ]*(\d{1,6})(?:\.0*)?")
 _NUMBERED = re.compile(r"(.+)-[A-Za-z0-9._]+")
@@ -288,12 +284,26 @@ def find_roles(reading: Reading, roles: pd.Series[str], wells: pd.Series[str], w
 def roles_by_label(reading: Reading, labels: pd.Series[Any]) -> pd.Series[Any]:
     """Roles where no table says them: by the labels that the configuration names as controls, or by their usual names."""
     config = reading.config
-    words = {text.lower() for text in config.negative_controls or NEGATIVE}
+    words = {text.lower() for text in config.negative_controls}
     positive = {text.lower() for text in config.positive_controls}
-    roles: dict[str, Role] = {}
-    for label in labels.dropna().unique():
-        low = str(label).lower()
-        roles[label] = "positive_control" if low in positive else "negative_control" if low in words else "treatment"
+    roles: dict[str, Role | None] = {}
+    for label in map(str, labels.dropna().unique()):
+        low = label.lower()
+        if low in positive:
+            roles[label] = "positive_control"
+        elif low in words or (not words and is_negative(label)):
+            roles[label] = "negative_control"
+        else:
+            roles[label] = None if is_empty(label) else "treatment"
+    empty = labels.map(roles, na_action="ignore").isna() & labels.notna()
+    if empty.any():
+        names = ", ".join(sorted(map(str, labels[empty].unique())))
+        reading.warn(f"rows of wells without a treatment are left out ({names})", [f"{empty.sum()} rows"])
+    like = sorted(label for label, role in roles.items() if role == "treatment" and is_like_control(label))
+    if like:
+        reading.warn(
+            "labels that look like controls are treatments: set screen.negative_controls if they are none", like
+        )
     negative = sorted(label for label, role in roles.items() if role == "negative_control")
     if negative and not config.negative_controls:
         reading.warn(
