@@ -19,7 +19,14 @@ from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import InputError
 from components.core.evaluation.calibration import fit_temperature
 from components.core.files import atomic_directory
-from components.core.prior.assignment import Competition, Temperatures, WellPredictions, competitions, predict_wells
+from components.core.prior.assignment import (
+    FEW,
+    Competition,
+    Temperatures,
+    WellPredictions,
+    competitions,
+    predict_wells,
+)
 from components.core.prior.balancing import balanced
 from components.core.prior.plate_groups import (
     WITHOUT_DESIGN,
@@ -43,6 +50,8 @@ TABLE = (
     "group_perturbation", "group_confidence", "top5", "raw_confidence_uncalibrated",
 )  # fmt: skip
 """Columns of the tables of predictions, which the report reads."""
+CALIBRATING = 400
+"""Out-of-fold wells that a temperature of plates with few wells is fitted on, spread over plates; more hardly change it."""
 USE_NAMES = {"oof": "out of fold", "unlabelled": "unlabelled", "holdout": "holdout"}
 """Uses of wells in messages."""
 
@@ -113,8 +122,10 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
                 experiments_w = [wells[use].experiments_W[w] for w in chosen_w]
                 plates_w = [wells[use].plates_W[w] for w in chosen_w]
                 found = infer_arrangements(
-                    wells[use].logits_WK[chosen_w], experiments_w, plates_w, known, prior.permutations
-                )
+                    wells[use].logits_WK[chosen_w], experiments_w, plates_w, known, prior.permutations,
+                    # Experiments of other screens may have the name of a labelled one.
+                    {} if use == "holdout" else known.arrangements,
+                )  # fmt: skip
                 for experiment, arrangement in found.items():
                     _check_arrangement(prior, use_names[use], experiment, arrangement, warnings)
                     experiments.append(_summary(use, experiment, renumbered(arrangement, known, groups), prior))
@@ -127,7 +138,7 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
     summary = {
         "cell_type": content.cell_type,
         "prior_enabled": groups is not None,
-        "temperature": {"raw": temperatures.raw, "group": temperatures.group, "balanced": temperatures.balanced},
+        "temperature": temperatures.named(),
         "experiments": experiments,
         "warnings": warnings,
     }
@@ -228,7 +239,7 @@ def _temperatures_of(model: ReferenceModel, cell_type: str, warnings: list[str])
             "predictions"
         )
         return Temperatures(1.0, 1.0, 1.0)
-    return Temperatures(known["raw"], known["group"], known["balanced"])
+    return Temperatures.of_names(known)
 
 
 def _check_arrangement(
@@ -244,8 +255,8 @@ def _check_arrangement(
             f"{arrangement.separation:.2f} standard errors, below {prior.min_margin:g} or {prior.min_separation:g}"
         )
     if prior.on_low_margin == "refuse":
-        advice = "" if arrangement.problem else "; train longer, or set prior.on_low_margin to all_classes"
-        raise InputError(problem + advice)
+        advice = "" if arrangement.problem else "train longer, or "
+        raise InputError(f"{problem}; {advice}set prior.on_low_margin to all_classes")
     warnings.append(f"{problem}; its wells are predicted among all treatments")
 
 
@@ -253,14 +264,26 @@ def _fit_restricted(
     raw: float, parts: list[Competition], oof: UseWells, prior: PriorConfig, warnings: list[str]
 ) -> Temperatures:
     """Temperatures of group and balanced probabilities; wells of a wrong or unclear arrangement do not count."""
-    # The column of each well's true class among the part's classes; -1 if it is not one of them.
-    truth = [pd.Index(part.classes_k).get_indexer(pd.Index(oof.truth_W[part.wells_w])) for part in parts]
-    restricted = [n for n, part in enumerate(parts) if part.plate is not None]
-    group = _fit(
-        [parts[n].log_prob(oof.logits_WK) for n in restricted], [truth[n] for n in restricted], "group", warnings
-    )
-    spread = [balanced(part.log_prob(oof.logits_WK), prior) for part in parts]
-    return Temperatures(raw, group, _fit(spread, truth, "balanced", warnings))
+
+    def truth(part: Competition) -> NDArray[np.intp]:
+        """The column of each well's true class among the part's classes; -1 if it is not one of them."""
+        return pd.Index(part.classes_k).get_indexer(pd.Index(oof.truth_W[part.wells_w]))
+
+    def fit(parts: list[Competition], name: str, warnings: list[str]) -> float:
+        spread = [balanced(part.log_prob(oof.logits_WK), prior) for part in parts]
+        return _fit(spread, [truth(part) for part in parts], name, warnings)
+
+    plates = [part for part in parts if part.plate is not None]
+    group = _fit([part.log_prob(oof.logits_WK) for part in plates], [truth(part) for part in plates], "group", warnings)
+    few = {}
+    for wells in FEW:
+        most = -(-CALIBRATING // (wells * max(1, len(plates))))
+        thinned = [
+            few_wells for part in plates if wells < len(part.classes_k) for few_wells in part.thinned(wells, most)
+        ]
+        if any((truth(part) >= 0).any() for part in thinned):
+            few[wells] = fit(thinned, "balanced", warnings)
+    return Temperatures(raw, group, fit(parts, "balanced", warnings), few)
 
 
 def _fit(logits: list[NDArray[Any]], truth: list[NDArray[np.intp]], name: str, warnings: list[str]) -> float:

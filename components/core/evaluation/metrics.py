@@ -62,13 +62,13 @@ def selection_accuracy(
         truth_W: true treatment class of each well.
         experiments_W: the experiment of each well.
         plates_W: the plate of each well.
-        groups: the plate groups; None if the screen has no plate design or the prior is off. Then all treatments are
-            one group.
+        groups: the plate groups; None if the screen has no plate design or the prior is off. Then every kind is raw, because
+            a balance would expect every perturbation equally often on a plate.
         prior: method and limits of balancing.
     """
-    if kind == "raw" or (kind == "group" and groups is None):
+    if kind == "raw" or groups is None:
         return top1(logits_WK.argmax(axis=1), truth_W)
-    group_K = np.zeros(logits_WK.shape[1], dtype=np.intp) if groups is None else groups.group_of_class()
+    group_K = groups.group_of_class()
     if kind == "group":
         inside_WK = group_K[None, :] == group_K[truth_W][:, None]
         return top1(np.where(inside_WK, logits_WK, -np.inf).argmax(axis=1), truth_W)

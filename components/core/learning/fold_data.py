@@ -128,15 +128,12 @@ def validation_score(
     prior: PriorConfig,
     selection: Selection,
 ) -> Callable[[NDArray[np.float32]], float]:
-    """The accuracy of the validation wells, as a function of their logits over all classes.
-
-    In a screen without a plate design it is raw: a balance would expect every perturbation equally often on a plate.
-    """
+    """The accuracy of the validation wells, as a function of their logits over all classes; raw without `groups`."""
     treatments = len(screen.vocabulary.treatments)
     truth_W = table.class_W[wells].astype(np.intp)
     experiments_W = [table.experiments[e] for e in table.experiment_W[wells]]
     plates_W = table.plate_name_P[table.plate_W[wells]].tolist()
-    kind: metrics.Selection = "raw" if screen.has_no_design else "group" if selection == "last" else selection
+    kind: metrics.Selection = "group" if selection == "last" else selection
     return lambda logits_WK: metrics.selection_accuracy(
         kind, logits_WK[:, :treatments], truth_W, experiments_W, plates_W, groups, prior
     )

@@ -18,6 +18,9 @@ from components.core.learning.images import Images
 from components.core.learning.network import Classifier
 from components.core.learning.schedules import random_site_batches
 
+FEWEST_WELLS = 4
+"""BatchNorm statistics of fewer wells tell more of their perturbations than of their plate: running statistics are used."""
+
 
 def well_logits(
     network: Classifier, images: Images, wells: NDArray[np.intp], views: int, batch_size: int, classes: int
@@ -132,7 +135,8 @@ def adaptive_logits(
     """Mean logits over several random easy views with BatchNorm in train mode, shape (W, K).
 
     A batch holds wells of one plate, so BatchNorm uses that plate's statistics, in effect AdaBN (Li et al. 2016,
-    arXiv 1603.04779). With a domain in `images.batch_norm`, the domain's wells are distributed evenly over batches instead.
+    arXiv 1603.04779), if there are at least FEWEST_WELLS. With a domain in `images.batch_norm`, the domain's wells are
+    distributed evenly over batches instead.
     Running statistics are not changed.
 
     Args:
@@ -161,6 +165,9 @@ def adaptive_logits(
             np.array_split(group, -(-len(group) // batch_size)) if domain == "none" else _distributed(group, batch_size)
         )
     ]
+    few_w = np.zeros(len(wells), dtype=bool)
+    for group in groups:
+        few_w[group] = len(group) < FEWEST_WELLS
     # All processes draw the sites of all batches, and each computes its share.
     own = range(images.team.rank, len(rows), images.team.size)
     try:
@@ -172,7 +179,7 @@ def adaptive_logits(
                 for k, (_, x) in zip(own, batches, strict=True):
                     part = rows[k]
                     # BatchNorm cannot normalise a single value, which a batch of one image may be at 1 x 1 pixels.
-                    network.train(len(part) > 1)
+                    network.train(len(part) > 1 and not few_w[part].any())
                     row_B = torch.from_numpy(part).to(sum_WK.device)
                     sum_WK.index_add_(0, row_B, network(easy_view(x, images.augment, generator)).double())
     finally:

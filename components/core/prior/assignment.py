@@ -9,18 +9,20 @@ W wells, K treatment perturbations; lower case w and k for the wells and perturb
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
-from components.core.prior.balancing import assign_plate, balanced, expected
-from components.core.prior.plate_groups import Arrangement, PlateGroups
+from components.core.prior.balancing import assign_plate, balanced, without_bias
+from components.core.prior.plate_groups import FEWEST_WELLS, Arrangement, PlateGroups
 from components.core.screen.wells import natural_key
 
 TOP = 5
+FEW = (1, 2, 4, 8)
+"""Numbers of wells with a temperature of their own."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Competition:
             scipy.special.log_softmax(logits_WK[np.ix_(self.wells_w, self.classes_k)].astype(np.float64), axis=1)
         )
 
+    def thinned(self, wells: int, most: int) -> list[Competition]:
+        """Competitions of `wells` of its wells each, which have no well in common; at most so many."""
+        apart = len(self.wells_w) // wells
+        return [replace(self, wells_w=self.wells_w[k::apart][:wells]) for k in range(min(apart, most))]
+
 
 def competitions(
     experiments_W: Sequence[str],
@@ -51,7 +58,8 @@ def competitions(
 ) -> list[Competition]:
     """Splits wells into competitions: each plate for its group, or a whole experiment without a clear arrangement for all.
 
-    Such an experiment with more wells than there are treatments is in no competition, because perturbations repeat.
+    Such an experiment with more wells than there are treatments is in no competition, because perturbations repeat; nor is one
+    with too few wells to show an arrangement.
 
     Args:
         experiments_W: the experiment of each well.
@@ -67,7 +75,7 @@ def competitions(
         arrangement = arrangements[experiment]
         if not arrangement.accepted(prior):
             everyone = np.arange(groups.treatments)
-            if of_experiment_W.sum() <= len(everyone):
+            if FEWEST_WELLS <= of_experiment_W.sum() <= len(everyone):
                 found.append(Competition(experiment, None, np.flatnonzero(of_experiment_W), everyone))
             continue
         # Plates hold disjoint perturbation groups, so each is its own problem (RxRx1 design).
@@ -87,6 +95,27 @@ class Temperatures:
     """of logits over the plate's group"""
     balanced: float = 1.0
     """of balanced log-probabilities"""
+    few: Mapping[int, float] = field(default_factory=dict)
+    """of balanced log-probabilities of plates with so few wells, ascending: the fewer, the less of their shared bias is removed"""
+
+    def of_balanced(self, wells: int, perturbations: int) -> float:
+        """The temperature of a plate's balanced log-probabilities, between those of the nearest numbers of wells."""
+        known = [wells for wells in self.few if wells < perturbations]
+        if wells >= perturbations or not known:
+            return self.balanced
+        fitted = [*(self.few[wells] for wells in known), self.balanced]
+        return float(np.exp(np.interp(np.log(wells), np.log([*known, perturbations]), np.log(fitted))))
+
+    def named(self) -> dict[str, float]:
+        """By name, for a file."""
+        few = {f"balanced_{wells}": value for wells, value in self.few.items()}
+        return {"raw": self.raw, "group": self.group, "balanced": self.balanced, **few}
+
+    @classmethod
+    def of_names(cls, named: Mapping[str, float]) -> Temperatures:
+        """From what `named` returned."""
+        few = {wells: named[f"balanced_{wells}"] for wells in FEW if f"balanced_{wells}" in named}
+        return cls(named["raw"], named["group"], named["balanced"], few)
 
 
 @dataclass(frozen=True)
@@ -139,10 +168,9 @@ def predict_wells(
         group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
         # At temperature 1: temperatures are fitted on labels, which must not affect a prediction on a plate with missing wells.
         balanced_wk = balanced(part.log_prob(logits_WK), prior)
-        # With missing wells, column scalings matter: a sharp balance's would crowd the present perturbations together.
-        complete = len(part.wells_w) == len(part.classes_k)
-        assigned_w = assign_plate(balanced_wk if complete else expected(part.log_prob(logits_WK), balanced_wk, prior))
-        prob_wk = scipy.special.softmax(balanced_wk / temperatures.balanced, axis=1)
+        # With missing wells, the balance's column scalings would crowd the present perturbations together.
+        assigned_w = assign_plate(without_bias(part.log_prob(logits_WK)))
+        prob_wk = scipy.special.softmax(balanced_wk / temperatures.of_balanced(*balanced_wk.shape), axis=1)
         perturbation_W[part.wells_w] = part.classes_k[assigned_w]
         confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]
         margin_W[part.wells_w] = prob_wk[rows_w, assigned_w] - _largest_other(prob_wk, assigned_w)

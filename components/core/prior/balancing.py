@@ -1,9 +1,11 @@
 """Balancing and one-to-one assignment of a plate's probabilities. Pure NumPy and SciPy.
 
-Balanced probabilities expect every perturbation of a plate equally often: by Sinkhorn normalisation, or by the class weights of a
-greedy search as in the CellSignal 2nd-place method.
+A plate holds each of its perturbations once, or not at all where wells are missing. Balanced probabilities expect that: by Sinkhorn
+normalisation, or by the class weights of a greedy search as in the CellSignal 2nd-place method. A bias towards a perturbation that
+all wells of a plate share then vanishes on a complete plate; on one with missing wells it is estimated and removed before.
 
-W wells, K perturbations. Each well holds one of them (rows sum to 1) and each of them is expected W/K times (columns sum to W/K).
+W wells, K perturbations. Each well holds one of them (rows sum to 1) and one well each of them (columns sum to 1, with those that
+missing wells would hold). More wells than perturbations hold each W/K times.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from components.core.config import PriorConfig
 # Scalings further apart than this (nats) are folded into the log-domain matrix. Kernel values that have underflowed by then
 # are below exp(-87) in single and exp(-708) in double precision, relative to the row's largest: no scaling restores them.
 WIDEST = {np.float32: 30.0, np.float64: 345.0}
-# Column errors below this fraction of W/K (at least 1) are left to double precision.
+# Column errors below this fraction of the target are left to double precision.
 SINGLE_PRECISION = 2e-5
+# Logits of a network's classes are correlated. They count as at most so many independent ones where chance is judged.
+MOST_INDEPENDENT = 50
 # An extrapolation after every PERIOD sweeps, from MEMORY differences between sweeps.
 PERIOD, MEMORY = 4, 6
 
@@ -30,17 +34,17 @@ class Balanced:
     """Balanced log-probabilities and how close they came."""
 
     log_prob_WK: NDArray[np.float64]
-    """natural log; rows sum to 1 within 1e-5, columns to W/K within `error`"""
+    """natural log; rows sum to 1 within 1e-5, columns to max(1, W/K) within `error`, with missing wells"""
     iterations: int
     """Sinkhorn sweeps done"""
     error: float
-    """largest distance of a column sum from W/K, within 1e-5"""
+    """largest distance of a column sum from max(1, W/K), within 1e-5"""
 
 
 def balanced(
     log_prob_WK: NDArray[np.float64], prior: PriorConfig, sharpness: float | None = None
 ) -> NDArray[np.float64]:
-    """Balanced log-probabilities by the configured method, shape (W, K); rows sum to 1.
+    """Balanced log-probabilities by the configured method, without the wells' shared bias, shape (W, K); rows sum to 1.
 
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
@@ -50,10 +54,11 @@ def balanced(
     Raises:
         ValueError: empty, or a value that is not finite.
     """
+    _check(log_prob_WK)
+    log_prob_WK = without_bias(log_prob_WK)
     if prior.balancing == "sinkhorn":
         limits = prior.sinkhorn_iterations, prior.sinkhorn_tolerance
         return sinkhorn(log_prob_WK, *limits, prior.sinkhorn_sharpness if sharpness is None else sharpness).log_prob_WK
-    _check(log_prob_WK)
     log_prob_WK = scipy.special.log_softmax(log_prob_WK.astype(np.float64), axis=1)
     weight_K = greedy_balance(log_prob_WK, prior.greedy_step, prior.greedy_iterations)
     return np.asarray(scipy.special.log_softmax(log_prob_WK + weight_K, axis=1))
@@ -67,8 +72,36 @@ def expected(
     return balanced(log_prob_WK, prior, sharpness=1.0) if sharper else balanced_WK
 
 
+def without_bias(log_prob_WK: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Log-probabilities less the bias towards a perturbation that all wells of a plate share, shape (W, K).
+
+    The bias is the mean of a column, as far as columns differ by more than chance: a two-way analysis of variance compares
+    the variance of their means with that of single wells, whose ratio must exceed two standard errors. A complete plate is
+    returned as it is, because constants of columns change neither its balance nor its assignment.
+
+    Args:
+        log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
+
+    Source: empirical Bayes after Efron and Morris 1973 (doi:10.1080/01621459.1973.10481350), shrinking more by those errors.
+    """
+    own_WK = log_prob_WK.astype(np.float64)
+    wells, perturbations = own_WK.shape
+    if not 1 < wells < perturbations:
+        return own_WK
+    centred_WK = own_WK - own_WK.mean(axis=1, keepdims=True)
+    bias_K = centred_WK.mean(axis=0)
+    of_columns = wells * float((bias_K**2).sum()) / (perturbations - 1)
+    of_wells = float(((centred_WK - bias_K) ** 2).sum()) / ((wells - 1) * (perturbations - 1))
+    independent = min(perturbations - 1, MOST_INDEPENDENT)
+    by_chance = of_wells * (1 + 2 * np.sqrt(2 / independent * wells / (wells - 1)))
+    return own_WK - bias_K * (1 - by_chance / of_columns) if of_columns > by_chance else own_WK
+
+
 def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float, sharpness: float = 1.0) -> Balanced:
-    """Scales rows and columns until every perturbation is expected equally often: the closest such matrix in relative entropy.
+    """Scales rows and columns until every perturbation is expected once: the closest such matrix in relative entropy.
+
+    Wells that are missing on a plate, W < K, are one more row, which expects K - W perturbations and prefers none. So a column of
+    the others sums to 1 at most, and a single sure well stays sure.
 
     A sweep is two matrix-vector products with one kernel, exp of the logits less their row maxima, in single precision
     until double is needed; every few sweeps the logs of the column scalings are extrapolated. Scalings that would become
@@ -78,7 +111,7 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
         iterations: largest number of sweeps.
-        tolerance: stop when all column sums are this close to W/K, in wells; checked every few sweeps.
+        tolerance: stop when all column sums are this close to max(1, W/K), in wells; checked every few sweeps.
         sharpness: factor of the logits; the larger, the closer to a one-to-one assignment.
 
     Raises:
@@ -89,8 +122,11 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     """
     _check(log_prob_WK)
     wells, perturbations = log_prob_WK.shape
-    target = wells / perturbations
-    single_limit = SINGLE_PRECISION * max(1.0, target)
+    target, holds_W = max(1.0, wells / perturbations), np.ones(wells)
+    if wells < perturbations:
+        log_prob_WK = np.append(log_prob_WK, np.zeros((1, perturbations)), axis=0)
+        holds_W = np.append(holds_W, perturbations - wells)
+    single_limit = SINGLE_PRECISION * target
     enough_single, single_will_do = max(0.9 * tolerance, single_limit), 0.9 * tolerance >= single_limit
     scaled_WK = np.multiply(log_prob_WK, sharpness, dtype=np.float64)
     memory_WK = np.empty(scaled_WK.shape)  # reused by every kernel: fresh memory costs as much as the exponentials
@@ -100,15 +136,14 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     while True:
         largest_W = scaled_WK.max(axis=1)
         np.subtract(scaled_WK, largest_W[:, None], out=kernel_WK, casting="same_kind")
-        found = _sweep(
-            np.exp(kernel_WK, out=kernel_WK), iterations - done, enough_single if kernel_WK is single_WK else tolerance
-        )
+        enough = enough_single if kernel_WK is single_WK else tolerance
+        found = _sweep(np.exp(kernel_WK, out=kernel_WK), holds_W, target, iterations - done, enough)
         done += found.sweeps
         scaled_WK += found.log_scale_K
         # A tolerance within single precision needs no check in double, which would cost as much as all the rest.
         if found.finished and (kernel_WK is not single_WK or (single_will_do and found.error <= enough_single)):
             scaled_WK += (found.log_scale_W - largest_W)[:, None]
-            return Balanced(scaled_WK, done, found.error)
+            return Balanced(scaled_WK[:wells], done, found.error)
         if found.finished:
             kernel_WK = memory_WK
         elif found.vanished:
@@ -131,14 +166,17 @@ class _Sweeps:
     """a column of the kernel underflowed"""
 
 
-def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps:
-    """Sweeps until column sums are close enough, extrapolating the logs of the column scalings.
+def _sweep(
+    kernel_WK: NDArray[np.floating], holds_W: NDArray[np.float64], target: float, most: int, enough: float
+) -> _Sweeps:
+    """Sweeps until columns sum to `target` nearly enough, and rows to `holds_W`; extrapolates the logs of the column scalings.
 
     An extrapolation subtracts the combination of past differences that would cancel the last step if sweeps were
     linear. It is kept if it does not lower the dual objective, which plain sweeps always raise.
     """
     wells, perturbations = kernel_WK.shape
-    target, kind = wells / perturbations, kernel_WK.dtype.type
+    kind = kernel_WK.dtype.type
+    row_W = holds_W.astype(kind)
     smallest, slack = 1e8 * np.finfo(kind).tiny, 8 * wells * np.finfo(kind).eps
     log_K = plain_K = np.zeros(perturbations)
     trail_2MK = np.empty((2, MEMORY + 1, perturbations))  # past sweeps, oldest first: log scalings and steps
@@ -146,11 +184,11 @@ def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps
     while True:
         path_PK = np.empty((min(PERIOD, most - sweeps) + 1, perturbations), kind)
         path_PK[0] = np.exp(log_K)
-        scale_W = 1 / (kernel_WK @ path_PK[0])
+        scale_W = row_W / (kernel_WK @ path_PK[0])
         column_K = scale_W @ kernel_WK
         error = float(np.abs(column_K * path_PK[0] - target).max())
         log_scale_W = np.log(scale_W).astype(np.float64)
-        dual = log_scale_W.sum() + target * log_K.sum()
+        dual = (holds_W * log_scale_W).sum() + target * log_K.sum()
         if dual < least:
             log_K, known, least = plain_K, 0, -np.inf
             continue
@@ -161,7 +199,7 @@ def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps
         np.divide(target, column_K, out=path_PK[1])
         with np.errstate(all="ignore"):  # overflow is detected below
             for n in range(1, len(path_PK) - 1):
-                scale_W = 1 / (kernel_WK @ path_PK[n])
+                scale_W = row_W / (kernel_WK @ path_PK[n])
                 np.divide(target, scale_W @ kernel_WK, out=path_PK[n + 1])
             log_PK = np.log(path_PK).astype(np.float64)
         if not np.abs(log_PK).max() <= WIDEST[kind]:

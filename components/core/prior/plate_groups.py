@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from itertools import permutations as orders
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ MOST_PLATES = 8
 # Two plates hold the same group if they share more than half of the smaller one's perturbations: plates of one group differ
 # by a few missing wells, plates of two groups share nothing, so both are far from one half.
 SAME_GROUP_OVERLAP = 0.5
+# Fewer wells than this show no arrangement, however much they prefer one.
+FEWEST_WELLS = 3
 # Up to this fraction of wells outside their perturbation's group is a labelling mistake to report; with more there is no design.
 MOST_STRAYS = 0.05
 
@@ -326,6 +329,7 @@ def infer_arrangement(
     groups: PlateGroups,
     permutations: Permutations,
     experiment: str,
+    labelled: Mapping[str, int] = MappingProxyType({}),
 ) -> Arrangement:
     """The arrangement with the largest total assignment score over the experiment's plates.
 
@@ -338,12 +342,15 @@ def infer_arrangement(
         groups: the groups learned from labelled plates.
         permutations: the arrangements to choose among.
         experiment: its name, for errors.
+        labelled: the groups on plates of the experiment that are known from labels.
 
     Raises:
-        InputError: a plate that the labelled experiments do not have, or more wells than any group has perturbations.
+        InputError: a plate that the labelled experiments do not have, more wells than any group has perturbations, or too few to
+            show an arrangement that labels leave open.
 
     Source: the plate restriction of the CellSignal 2nd-place method, here for any group-to-plate permutation.
     """
+    wells = sum(map(len, logits_by_plate.values()))
     for plate in logits_by_plate:
         if plate not in groups.plates:
             raise InputError(
@@ -355,7 +362,15 @@ def infer_arrangement(
     score_PGW = [_group_scores(logits_by_plate[n], groups, f"experiment {experiment} plate {n}") for n in numbers]
     total_PG = [score_GW.sum(axis=1) for score_GW in score_PGW]
     # With plates missing, arrangements that agree on the present ones are one and the same.
-    distinct = {tuple(held[p] for p in present) for held in candidates(groups, permutations)}
+    distinct = {
+        tuple(held[p] for p in present)
+        for held in candidates(groups, permutations)
+        if all(held[groups.plates.index(plate)] == group for plate, group in labelled.items())
+    }
+    if wells < FEWEST_WELLS and len(distinct) > 1:
+        raise InputError(
+            f"experiment {experiment} has {wells} treatment well{'s' * (wells > 1)}, too few to tell which plate holds which group"
+        )
     total = {
         held: float(sum(total_G[group] for total_G, group in zip(total_PG, held, strict=True))) for held in distinct
     }
@@ -384,10 +399,20 @@ def infer_arrangements(
     plates_W: Sequence[str],
     groups: PlateGroups,
     permutations: Permutations,
+    labelled: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Arrangement]:
     """The arrangement of every experiment among the wells, in sorted order; see `infer_arrangement`.
 
-    An experiment that fits no arrangement (unknown plate, more wells than a group has perturbations) has a `problem` instead.
+    An experiment that fits no arrangement (unknown plate, more wells than a group has perturbations), or has too few wells
+    to show one, has a `problem` instead.
+
+    Args:
+        logits_WK: logits of the treatment classes, (W, K).
+        experiments_W: the experiment of each well.
+        plates_W: the plate of each well.
+        groups: the groups learned from labelled plates.
+        permutations: arrangements to choose from.
+        labelled: by experiment the groups on plates that other wells of it, whose labels may be read, already tell.
     """
     found = {}
     experiment_W, plate_W = np.asarray(experiments_W), np.asarray(plates_W)
@@ -397,7 +422,9 @@ def infer_arrangements(
             plate: logits_WK[of_experiment_W & (plate_W == plate)] for plate in set(plate_W[of_experiment_W].tolist())
         }
         try:
-            found[experiment] = infer_arrangement(by_plate, groups, permutations, experiment)
+            found[experiment] = infer_arrangement(
+                by_plate, groups, permutations, experiment, labelled.get(experiment, {})
+            )
         except InputError as error:
             found[experiment] = Arrangement({}, math.nan, math.nan, str(error))
     return found

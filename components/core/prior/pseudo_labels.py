@@ -53,9 +53,10 @@ def select(
 ) -> PseudoLabels:
     """Labels wells by their blended logits, each plate restricted to its group and balanced.
 
-    Every experiment's arrangement is inferred from the blended logits, never read from labels. If none is clear, its wells
-    are balanced over all treatments together, also under `refuse`, which concerns final predictions. Several wells may get
-    the same label: this is an arg-max, not an assignment.
+    An experiment's arrangement is inferred from the blended logits; labels tell that of training experiments alone, of which
+    some wells have none. If none is clear, its wells are balanced over all treatments together, also under `refuse`, which
+    concerns final predictions; if there are too few wells to show one, they are not balanced. Several wells may get the same
+    label: this is an arg-max, not an assignment.
 
     Args:
         logits_WK: new logits of the treatment classes, averaged over teachers and passes, (W, K).
@@ -86,7 +87,9 @@ def select(
     arrangements: dict[str, Arrangement] = {}
     parts: list[Competition] = []
     if prior.enabled and groups is not None:
-        arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
+        arrangements = infer_arrangements(
+            blended_WK, experiments_W, plates_W, groups, prior.permutations, groups.arrangements
+        )
         parts = competitions(experiments_W, plates_W, arrangements, groups, prior)
     # Wells in no competition, without the prior or because perturbations repeat, keep their arg-max.
     prob_WK = scipy.special.softmax(blended_WK.astype(np.float64), axis=1)

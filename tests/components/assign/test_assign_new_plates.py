@@ -44,7 +44,9 @@ class NewPlates:
 def test_new_plates_get_exactly_the_predictions_of_the_training_run(case: Case) -> None:
     new = NewPlates(case)
     tables, summary = case.run()
-    assert len(set(summary["temperature"].values())) == 3
+    fitted = summary["temperature"]
+    assert {"raw", "group", "balanced", "balanced_1"} <= set(fitted)
+    assert len(set(fitted.values())) == len(fitted)
     predicted, again = new.assign({"HUVEC": summary["temperature"]})
     pd.testing.assert_frame_equal(predicted["holdout"], tables["unlabelled"])
     assert predicted["oof"].empty

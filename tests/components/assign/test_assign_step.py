@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from components.core.errors import InputError
+from components.core.storage.arrays import read_logits
 from components.core.storage.manifest import Manifest
 from tests.components.assign.conftest import FOLDS, HELD, MISSING, ROLE, SIZE, TREATMENTS, of_experiment
 
@@ -125,6 +126,49 @@ def test_an_experiment_with_an_unknown_plate_is_predicted_among_all_treatments_o
     assert warning.startswith("experiment HUVEC-03 has a plate 9, but labelled experiments have plates 1, 2, 3, 4")
     with pytest.raises(InputError, match="experiment HUVEC-03 has a plate 9"):
         case.run(on_low_margin="refuse")
+
+
+def test_labels_of_other_wells_tell_an_experiments_arrangement_unless_it_is_held_out(case, monkeypatch):
+    # Labels and logits contradict each other, which shows what was read.
+    monkeypatch.setitem(ROLE, "HUVEC-02", "unlabelled")
+    by_logits = (0, 1, 2, 3)
+    case.write({**HELD, "HUVEC-02": by_logits}, claimed={"HUVEC-02": HELD["HUVEC-02"]})
+
+    def groups(role):
+        (found,) = [e for e in case.run()[1]["experiments"] if e["experiment"] == "HUVEC-02" and e["role"] == role]
+        return tuple(found["groups"])
+
+    assert groups("unlabelled") == HELD["HUVEC-02"]
+    screen, found = Manifest.read(case.screen), read_logits(case.logits).wells["unlabelled"]
+    case.write_manifests(screen, screen)
+    case.write_logits({"oof": {}, "unlabelled": {}, "holdout": dict(zip(found.ids_W, found.logits_WK, strict=True))})
+    assert groups("holdout") == by_logits
+
+
+def test_an_arrangement_of_too_few_wells_is_unclear_and_their_predictions_stay_raw(case):
+    kept = {TREATMENTS[0], TREATMENTS[SIZE]}
+    tables, summary = case.write(absent={"HUVEC-03": set(TREATMENTS) - kept}, shift=9.0).run()
+    (warning,) = summary["warnings"]
+    assert warning.startswith(
+        "experiment HUVEC-03 has 2 treatment wells, too few to tell which plate holds which group"
+    )
+    table = tables["unlabelled"]
+    assert len(table) == 2
+    assert table["perturbation"].equals(table["raw_perturbation"])
+    assert table["confidence"].equals(table["raw_confidence"])
+    with pytest.raises(InputError, match=r"too few.*set prior\.on_low_margin to all_classes"):
+        case.run(on_low_margin="refuse")
+
+
+def test_confidences_of_plates_with_few_wells_are_those_of_their_number_of_wells(case):
+    """Fitted on such parts of out-of-fold plates: a bias that few wells do not show makes them less certain."""
+    kept = {name for n, name in enumerate(TREATMENTS) if n % SIZE in (3, 7)}
+    absent = {"HUVEC-03": set(TREATMENTS) - kept}
+    for shift in (1.5, 2.5):
+        tables, summary = case.write(absent=absent, shift=shift).run(**ACCEPTING)
+        fitted = summary["temperature"]
+        assert fitted["balanced_1"] > fitted["balanced_2"] > fitted["balanced"]
+        assert tables["unlabelled"]["confidence"].mean() < tables["holdout"]["confidence"].mean()
 
 
 # Any lead is accepted, so that labels cannot act through the calibration of the margin.

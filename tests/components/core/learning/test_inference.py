@@ -117,6 +117,14 @@ def test_adaptive_logits_normalise_by_each_plates_own_batch(images: Images, netw
     assert np.abs(alone_WK - well_logits(network, steady, alone, 1, 16, K)).max() > 0.1
 
 
+def test_too_few_wells_for_statistics_of_their_own_use_running_statistics(images: Images, network, monkeypatch):
+    monkeypatch.setattr("components.core.learning.inference.easy_view", lambda x, *_: x)
+    steady, few, enough = one_site_a_well(images), np.array([0, 1, 2]), np.array([0, 1, 2, 3])
+    running_WK = well_logits(network, steady, enough, 1, 16, K)
+    np.testing.assert_allclose(adapted(network, steady, few), running_WK[:3], atol=2e-3)
+    assert np.abs(adapted(network, steady, enough) - running_WK).max() > 0.1
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_prediction_leaves_running_statistics_and_mode(images: Images, network, training):
     network.train(training)

@@ -6,6 +6,7 @@ from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 from components.core.errors import InputError
+from components.core.prior.assignment import competitions
 from components.core.prior.balancing import assign_plate
 from components.core.prior.plate_groups import (
     NoPlateDesignError,
@@ -13,6 +14,7 @@ from components.core.prior.plate_groups import (
     candidates,
     check_design,
     infer_arrangement,
+    infer_arrangements,
 )
 from components.core.storage.manifest import PlateRecord
 from tests.components.core.manifests import plate_record
@@ -85,6 +87,23 @@ def test_finds_the_arrangement_with_missing_plates_and_wells(rng):
     # Arrangements that differ only on missing plates are one, so that the second best is another.
     del logits["4"]
     assert infer_arrangement(logits, groups, "all", "E-9").accepted(PriorConfig())
+
+
+def test_labels_tell_an_arrangement_that_few_wells_do_not(rng):
+    groups = design(12, (0, 1, 2, 3), (1, 2, 3, 0))
+    logits, _ = draw(rng, groups, (3, 0, 1, 2), [1, 1, 0, 0], 9.0)
+    logits = {plate: x for plate, x in logits.items() if len(x)}
+    rows = np.concatenate(list(logits.values()))
+    for labelled, problem in (({}, True), ({"E-9": {"4": 2}}, False), ({"E-8": {"4": 2}}, True)):
+        found = infer_arrangements(rows, ["E-9"] * 2, ["1", "2"], groups, "cyclic", labelled)["E-9"]
+        assert ("2 treatment wells, too few to tell" in found.problem) == problem
+        assert found.accepted(PriorConfig()) != problem
+        assert found.groups == ({} if problem else {"1": 3, "2": 0})
+        parts = competitions(["E-9"] * 2, ["1", "2"], {"E-9": found}, groups, PriorConfig())
+        assert [part.plate for part in parts] == ([] if problem else ["1", "2"]), "nothing is balanced"
+    # Labels outweigh the logits, as far as they go.
+    logits, _ = draw(rng, groups, (3, 0, 1, 2), [12] * 4, 5.0)
+    assert infer_arrangement(logits, groups, "cyclic", "E-9", {"1": 1}).groups["2"] == 2
 
 
 def test_separation_does_not_depend_on_the_scale_of_the_logits(rng):
