@@ -85,9 +85,9 @@ class ScreenConfig(FrozenModel):
     pattern: str | None = Field(
         None,
         min_length=1,
-        description="layout files: imagexpress, phenix, yokogawa, cellworx, cytation or cellomics, or a regular expression for an "
-        "image's path with the named groups well (or row and column), and any of experiment, plate, site, channel, z and t; null "
-        "finds the one that fits",
+        description="layout files: a microscope's names, such as imagexpress, phenix or plain (docs/your-data.md lists them), or a "
+        "regular expression for an image's path with the named groups well (or row and column), and any of experiment, plate, "
+        "site, channel, z and t; null finds the one that fits. Layout omezarr: a regular expression for the folders of plates",
     )
     cell_types: tuple[str, ...] = Field(
         ("HUVEC", "RPE", "HEPG2", "U2OS"),

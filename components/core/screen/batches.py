@@ -25,6 +25,7 @@ from components.core.screen.histograms import GREYS, count_greys
 from components.core.screen.images import Contents, PlateFiles, SiteFiles, decode_channel, file_checksums, read_sites
 from components.core.screen.plane_header import ImageForm, Pixels
 from components.core.screen.screen_source import ScreenSource
+from components.core.screen.zarr_images import count_chunks
 from components.core.storage.manifest import SiteRecord
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class PackedSite:
     images: tuple[str, ...]  # checksum of each image file, in order of SiteFiles.paths
     record: SiteRecord | None = None  # of the chunk; None if the site was not packed
     black: tuple[int, ...] = ()  # channels that are all black, from 0
+    chunks: tuple[int, int] = (0, 0)  # of OME-Zarr images: how many do not exist, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +142,13 @@ class BatchPacker:
                 if controls_CG is not None and site.well in batch.controls:
                     np.add(controls_CG, counts_CG, out=controls_CG)
                 black = tuple(np.flatnonzero(counts_CG[:, 0] == pixels_CHW[0].size).tolist())
+                lost = count_chunks(files.values())
                 if batch.work is Work.COUNT:
-                    packed.append(PackedSite(images, None, black))
+                    packed.append(PackedSite(images, None, black, lost))
                     continue
                 key, digest = ome_zarr.chunk_key(site.well, site.field), hashlib.sha256(chunk).hexdigest()
                 record = SiteRecord(site=site.site, key=key, size=len(chunk), sha256=digest)
-                packed.append(PackedSite(images, record, black))
+                packed.append(PackedSite(images, record, black, lost))
                 yield f"{batch.prefix}/{key}", chunk
 
         self._packing.store.put_many(chunks())

@@ -25,7 +25,7 @@ from components.core.screen.plane_header import BadImageError, PlaneHeader, bits
 from components.core.screen.planes import Content, checksums, decode_plane, plane_header
 from components.core.screen.screen_source import ScreenSource, UnreadableError
 from components.core.screen.wells import Plane, Plate, Screen, natural_key, plate_shape
-from components.core.screen.zarr_images import is_zarr, read_zarr_planes
+from components.core.screen.zarr_images import ABSENT_CHUNKS, count_chunks, is_zarr, read_zarr_planes
 from components.core.tables import Finding, as_finding
 
 SITES, REMOTE_SITES = 64, 8
@@ -148,6 +148,8 @@ def _images(source: ScreenSource, screen: Screen, form: ScreenConfig) -> tuple[l
     """Reads some images of every plate, and decodes them."""
     headers, findings = _Headers(), []
     bad: list[str] = []
+    partial: list[str] = []
+    chunks = np.zeros(2, int)
     odd: dict[str, list[str]] = {}
     first: dict[str, tuple[int, int] | str] = {} if form.image_size is None else {"size": form.image_shape}
     chosen = _some_planes(source, screen)
@@ -158,8 +160,10 @@ def _images(source: ScreenSource, screen: Screen, form: ScreenConfig) -> tuple[l
             if isinstance(found, str):
                 bad.append(f"{name}: {found}")
                 continue
-            header, largest = found
+            header, largest, of_plane = found
             headers.read += 1
+            chunks += of_plane
+            partial += [name] if of_plane[0] else []
             headers.shapes[header.shape] += 1
             headers.dtypes[header.dtype] += 1
             headers.largest = max(headers.largest, largest)
@@ -169,6 +173,8 @@ def _images(source: ScreenSource, screen: Screen, form: ScreenConfig) -> tuple[l
                     odd.setdefault(what, []).append(f"{name}: {shown}")
     if bad:
         findings.append(Finding(True, "images that cannot be read", tuple(bad)))
+    if partial:
+        findings.append(Finding(False, f"of some images read, {ABSENT_CHUNKS.format(*chunks)}", tuple(partial)))
     for what, places in odd.items():
         usual = first[what]
         said = pixels(usual) if isinstance(usual, tuple) else f"{usual}"
@@ -188,8 +194,8 @@ def _images(source: ScreenSource, screen: Screen, form: ScreenConfig) -> tuple[l
     return findings, headers
 
 
-def _look(source: ScreenSource, plane: Plane) -> tuple[PlaneHeader, int] | str:
-    """A plane's header and its largest value, or why it cannot be read. What packing would refuse is refused here."""
+def _look(source: ScreenSource, plane: Plane) -> tuple[PlaneHeader, int, tuple[int, int]] | str:
+    """A plane's header, its largest value and `count_chunks`, or why it cannot be read. What packing would refuse is refused."""
     try:
         if is_zarr(plane.path):
             content: Content = read_zarr_planes(source, [plane])[0]
@@ -199,7 +205,7 @@ def _look(source: ScreenSource, plane: Plane) -> tuple[PlaneHeader, int] | str:
         header = plane_header(content)
         image_HW = np.empty(header.shape, header.dtype)
         decode_plane(content, plane.index, image_HW, plane.file)
-        return header, int(image_HW.max())
+        return header, int(image_HW.max()), count_chunks([content])
     except UnreadableError as error:
         return error.reason
     except BadImageError as error:

@@ -46,6 +46,7 @@ from components.core.screen.histograms import percentile
 from components.core.screen.images import PlateFiles, SiteFiles, plate_files
 from components.core.screen.plate_labels import controls_of, find_controls, write_controls, write_labels
 from components.core.screen.wells import Plate
+from components.core.screen.zarr_images import ABSENT_CHUNKS
 from components.core.storage.counts import NO_COUNTS, Counts
 from components.core.storage.manifest import SiteRecord
 
@@ -310,10 +311,12 @@ class _PlatePacker:
         sites_by_well: dict[str, list[SiteRecord]] = {}
         images: list[tuple[str, str]] = []
         black: list[str] = []
+        absent = chunks = 0
         for site, packed_site in task.batches.sites():
             assert packed_site.record is not None
             sites_by_well.setdefault(site.well, []).append(packed_site.record)
             images.extend(zip(map(files.name, site.paths), packed_site.images, strict=True))
+            absent, chunks = absent + packed_site.chunks[0], chunks + packed_site.chunks[1]
             black.extend(
                 f"{site.channels[channel][0].path.rpartition('/')[2]} ({self._packing.form.channels[channel]})"
                 for channel in packed_site.black
@@ -332,7 +335,10 @@ class _PlatePacker:
             histograms=Counts(total_CG),
             rescaled=ranges,
             wells=tuple(PackedWell(well=well, sites=tuple(records)) for well, records in sites_by_well.items()),
-            warnings=tuple(f"{plate.name}: {name} is all black" for name in black),
+            warnings=(
+                *([f"{plate.name}: {ABSENT_CHUNKS.format(absent, chunks)}"] if absent else []),
+                *(f"{plate.name}: {name} is all black" for name in black),
+            ),
         )
         self._store.put(f"{keys.prefix}/plate.json", packed.model_dump_json().encode())
         write_pointer(self._store, keys.copies, keys.prefix)

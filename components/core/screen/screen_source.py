@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +19,24 @@ LISTINGS = 12
 """Folders of a bucket that are listed in parallel; the pages of one listing come one after the other."""
 
 
+_CLUTTER = re.compile(
+    r"(?i)(?:^|/)(?:\.(?!z(?:attrs|group|array|metadata)$)[^/]*|@eaDir|__MACOSX|#recycle|#snapshot|\$RECYCLE\.BIN|"
+    r"System Volume Information|lost\+found|thumb(?:s|nails?)|Thumbs\.db)(?:/|$)"
+)
+"""What operating systems, file servers and viewers put among a screen's files: `._x.tif`, `.snapshot`, `@eaDir`, `thumbs`."""
+
+
 class FileFacts(NamedTuple):
     """An entry of a listing."""
 
     name: str  # without its folder; its path in list_trees
     size: int  # bytes
     version: str  # changes when the file is written again: its modification time, or its ETag
+
+
+def _is_clutter(path: str) -> bool:
+    """Whether a file or folder is none of the screen's."""
+    return _CLUTTER.search(path) is not None
 
 
 class UnreadableError(Exception):
@@ -80,7 +93,9 @@ class ScreenDirectory:
         """See ScreenSource.list_files."""
         try:
             with os.scandir(self.root / folder) as entries:
-                found = [(entry.name, entry.stat()) for entry in entries if not entry.is_dir()]
+                found = [
+                    (entry.name, entry.stat()) for entry in entries if not (_is_clutter(entry.name) or entry.is_dir())
+                ]
         except OSError as error:
             raise UnreadableError(folder, error.strerror or "cannot be listed") from None
         return [FileFacts(name, facts.st_size, str(facts.st_mtime_ns)) for name, facts in found]
@@ -89,7 +104,7 @@ class ScreenDirectory:
         """See ScreenSource.list_folders."""
         try:
             with os.scandir(self.root / folder) as entries:
-                return [entry.name for entry in entries if entry.is_dir()]
+                return [entry.name for entry in entries if entry.is_dir() and not _is_clutter(entry.name)]
         except OSError:
             return []
 
@@ -102,6 +117,8 @@ class ScreenDirectory:
             try:
                 with os.scandir(self.root / inside) as entries:
                     for entry in entries:
+                        if _is_clutter(entry.name):
+                            continue
                         path = f"{inside}/{entry.name}" if inside else entry.name
                         if entry.is_dir():
                             waiting.append(path)
@@ -166,21 +183,24 @@ class ScreenBucket:
         found = self._store.list_level(prefix)[0]
         if not found:  # a bucket has no folders, only names that begin alike
             raise UnreadableError(folder, "there is no object")
-        return [FileFacts(each.key[len(prefix) :], each.size, each.version) for each in found]
+        named = [FileFacts(each.key[len(prefix) :], each.size, each.version) for each in found]
+        return [facts for facts in named if not _is_clutter(facts.name)]
 
     def list_folders(self, folder: str = "") -> Sequence[str]:
         """See ScreenSource.list_folders."""
-        return self._store.list_level(f"{folder}/" if folder else "")[1]
+        names = self._store.list_level(f"{folder}/" if folder else "")[1]
+        return [name for name in names if not _is_clutter(name)]
 
     def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
         """See ScreenSource.list_trees; the folders directly in each are listed in parallel."""
         with ThreadPoolExecutor(LISTINGS, thread_name_prefix="list") as pool:
             prefixes = [f"{folder}/" if folder else "" for folder in folders]
             levels = list(pool.map(self._store.list_level, prefixes))
-            found = [each for objects, _ in levels for each in objects]
-            below = [f"{prefix}{name}/" for prefix, (_, names) in zip(prefixes, levels, strict=True) for name in names]
-            for part in pool.map(lambda folder: list(self._store.scan(folder)), below):
-                found += part
+            found = [each for objects, _ in levels for each in objects if not _is_clutter(each.key.rpartition("/")[2])]
+            pairs = [(prefix, name) for prefix, (_, names) in zip(prefixes, levels, strict=True) for name in names]
+            below = [f"{prefix}{name}/" for prefix, name in pairs if not _is_clutter(name)]
+            for folder, part in zip(below, pool.map(lambda folder: list(self._store.scan(folder)), below), strict=True):
+                found += [each for each in part if not _is_clutter(each.key[len(folder) :])]
         return [FileFacts(each.key, each.size, each.version) for each in found]
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:

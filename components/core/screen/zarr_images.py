@@ -49,12 +49,22 @@ class ZarrImage:
         return open_array(MemoryStore({key: buffer.from_bytes(part) for key, part in data.items()}), mode="r")
 
 
+ABSENT_CHUNKS = "{} of {} chunks of images do not exist and are read as black: were all of them copied?"
+"""Zarr allows this of chunks that hold nothing but the fill value; of raw images they are more often lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class ZarrPlane:
     """The bytes that one plane of an image is decoded from."""
 
     image: ZarrImage
     files: Mapping[str, bytes]  # the chunks that hold the plane and exist, by their key in the array
+    chunks: int = 0  # how many hold the plane; those that do not exist are read as the fill value
+
+    @property
+    def absent(self) -> int:
+        """How many of the chunks do not exist."""
+        return max(0, self.chunks - len(self.files))
 
 
 def is_zarr(path: str) -> bool:
@@ -74,9 +84,17 @@ def read_zarr_planes(source: ScreenSource, planes: Iterable[Plane | tuple[str, i
     wanted = [f"{images[path].folder}/{key}" for (path, _), some in zip(pairs, keys, strict=True) for key in some]
     found = _read_present(source, list(dict.fromkeys(wanted)))
     return [
-        ZarrPlane(image, {key: found[f"{image.folder}/{key}"] for key in some if f"{image.folder}/{key}" in found})
+        ZarrPlane(
+            image, {key: found[f"{image.folder}/{key}"] for key in some if f"{image.folder}/{key}" in found}, len(some)
+        )
         for image, some in zip((images[path] for path, _ in pairs), keys, strict=True)
     ]
+
+
+def count_chunks(contents: Iterable[object]) -> tuple[int, int]:
+    """How many chunks of the OME-Zarr planes among some contents do not exist, of how many."""
+    planes = [content for content in contents if isinstance(content, ZarrPlane)]
+    return sum(plane.absent for plane in planes), sum(plane.chunks for plane in planes)
 
 
 def open_image(source: ScreenSource, path: str) -> ZarrImage:

@@ -92,7 +92,7 @@ DAMAGES: list[tuple[Callable[[ObjectStore], object], str]] = [
     (lambda store: store.delete_prefix(PLATE),
      "screen: 5 wells of 30 without images (looked for WELL_sSITE_wCHANNEL.png, .tif or .jpg in {train,test}/"),
     (lambda store: store.delete("screen/train.csv"), "screen/train.csv: cannot be read (no such object)"),
-    (lambda store: store.delete_prefix("screen/"), "screen: no screen in a known layout (kaggle: train.csv"),
+    (lambda store: store.delete_prefix("screen/"), "screen: no screen in a known layout: looked for "),
 ]  # fmt: skip
 
 

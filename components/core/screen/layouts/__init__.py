@@ -16,6 +16,7 @@ from components.core.screen.layouts.checks import check_rows, make_screen, raise
 from components.core.screen.layouts.files import FILES
 from components.core.screen.layouts.kaggle import KAGGLE
 from components.core.screen.layouts.loaddata import LOADDATA
+from components.core.screen.layouts.microscopes import unread_formats
 from components.core.screen.layouts.omezarr import OMEZARR
 from components.core.screen.layouts.reading import Layout, Reading, Rows
 from components.core.screen.layouts.rxrx import RXRX
@@ -130,9 +131,12 @@ def _choose(reading: Reading) -> Layout:
         return next(layout for layout in LAYOUTS if layout.name == wanted)
     layout = next((layout for layout in LAYOUTS if layout.found(reading)), None)
     if layout is None:
-        there = (
-            shortened(sorted((*reading.names, *(f"{name}/" for name in reading.source.list_folders())))) or "nothing"
+        address, unread = reading.source.address(), unread_formats(reading.paths())
+        if unread:
+            raise InputError(f"{address}: {unread}: export the images as TIFF or OME-Zarr")
+        there = shortened(sorted((*reading.names, *(f"{name}/" for name in reading.source.list_folders()))))
+        raise InputError(
+            f"{address}: no screen in a known layout: looked for images (.tif, .png, .jpg), OME-Zarr plates (PLATE.zarr), and the "
+            f"tables samplesheet.csv, load_data.csv, train.csv and metadata.csv; there is {there or 'nothing'}"
         )
-        expected = "; ".join(f"{layout.name}: {layout.expects}" for layout in LAYOUTS)
-        raise InputError(f"{reading.source.address()}: no screen in a known layout ({expected}); there is {there}")
     return layout

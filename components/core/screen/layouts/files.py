@@ -1,64 +1,60 @@
 """Images whose names say their place, as microscopes write them, and a plate map (plate_map.py).
 
 A pattern is a regular expression with named groups: well, or row and column; and any of experiment, plate, site, channel, z and t.
-The shipped ones are for file names; folders of time points, of z-steps and `Images` count as the microscopes mean them, the folder
-above is the plate's, and one above that the experiment's.
+The shipped ones (microscopes.py) are for file names; folders of time points, of z-steps, of single wells and `Images` count as the
+microscopes mean them, the folder above is the plate's, and one above that the experiment's.
 """
 
 from __future__ import annotations
 
-import html
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import pandas as pd
 
-from components.core.errors import InputError
+from components.core.errors import InputError, shortened
+from components.core.screen.layouts.copies import is_derived, refuse_copies
+from components.core.screen.layouts.microscopes import (
+    ALIASES,
+    END,
+    PATTERNS,
+    channel_names,
+    decoded,
+    is_index,
+    named_part,
+    names_channels,
+    plate_title,
+)
 from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
 from components.core.screen.layouts.reading import Layout, Reading, Rows
-from components.core.screen.layouts.stacks import COLUMNS, NO_Z, PROJECTION, stack_sites
+from components.core.screen.layouts.stacks import COLUMNS, NO_Z, PLACE, PROJECTION, stack_sites
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.wells import natural_key, well_at, well_name
 
-_END = r"(?:\.ome)?\.(?:tiff?|png|jpe?g)"
-_GUID = r"(?:[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})?"
-_WELL = r"(?P<well>[A-Z]{1,2}\d{1,2})"
-PATTERNS: dict[str, str] = {
-    "phenix": r"r(?P<row>\d+)c(?P<column>\d+)f(?P<site>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)"
-    rf"(?:sk(?P<t>\d+))?(?:fk\d+)?(?:fl\d+)?{_END}",
-    "yokogawa": rf"(?:.*?_)??{_WELL}_T(?P<t>\d+)F(?P<site>\d+)L\d+A\d+Z(?P<z>\d+)C(?P<channel>\d+){_END}",
-    "cytation": rf"{_WELL}_\d+_\d+_(?P<site>\d+)(?:Z(?P<z>\d+))?_(?P<channel>[^_]+)_(?P<t>\d+){_END}",
-    "cellomics": rf"(?:.*?_)??{_WELL}f(?P<site>\d+)d(?P<channel>\d+){_END}",
-    "imagexpress": rf"(?:.*?_)??{_WELL}(?:_s(?P<site>\d+))?(?:_w(?P<channel>\d+?))?(?:_z(?P<z>\d+))?(?:_t(?P<t>\d+))?{_GUID}{_END}",
-}
-"""File names of microscopes, in the order in which they are tried: ImageXpress's fit many."""
-ALIASES = {
-    "operetta": "phenix",
-    "opera": "phenix",
-    "harmony": "phenix",
-    "cellworx": "imagexpress",
-    "cellvoyager": "yokogawa",
-}
-_IMAGE = re.compile(rf".+{_END}", re.IGNORECASE)
+_IMAGE = re.compile(rf".+{END}", re.IGNORECASE)
 _STEP = re.compile(r"(?i)(?:TimePoint_(?P<t>\d+)|ZStep_(?P<z>\d+)|Images|TIFF?s?)")
 """Folders that are no plate's. ImageXpress writes the projections of its stacks into ZStep_0."""
-_MEASUREMENT = re.compile(r"(.+?)__\d{4}-\d\d-\d\dT.*")
-"""Folder of a measurement as Harmony names it: the plate's name, the time, the number of the measurement."""
-_INDEX = re.compile(r"(?i)index(?:\.(?:idx|ref|flex))?\.xml")
+_MEASUREMENT = re.compile(r"(?P<after>.+?)__\d{4}-\d\d-\d\dT.*|\d{8}T\d{6}_(?P<before>.+)")
+"""Folder of a measurement as Harmony (the plate's name, the time, a number) or CellVoyager (the time, the plate's name) call it."""
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_PLACES = ("well", "row", "column", "site", "channel", "z", "t")
+_CHOOSE = "give the folder of those that are meant as the screen, or set screen.pattern to a pattern that only they fit"
 
 
-class _Place(NamedTuple):
-    """What a path says of its image; texts are empty, and numbers NO_Z, where it says nothing."""
+class _Image(NamedTuple):
+    """What a path says of its image; texts are empty where it says nothing."""
 
-    experiment: str
-    plate: str
+    folders: tuple[str, ...]  # that are the plate's or above it
+    prefix: str  # what its name begins with
+    experiment: str  # if a pattern says it
     well: str
-    site: int
+    site: str
     channel: str
-    z: int
-    t: int
+    z: str
+    t: str
+    projected: bool
+    path: str
 
 
 def found(reading: Reading) -> bool:
@@ -76,9 +72,9 @@ def read(reading: Reading) -> Rows:
         )
     pattern, whole = _pattern(reading, images)
     planes = _planes(reading, images, pattern, whole)
-    plates = planes[["experiment", "plate", "folder"]].drop_duplicates()
     wells, fields = read_plate_map(reading)
-    planes, order = _named_channels(reading, planes, plates, paths)
+    planes, order = _named_channels(reading, planes, paths)
+    refuse_copies(reading, planes["folders"], planes["well"], _CHOOSE)
     sites, channels = stack_sites(reading, planes[COLUMNS], order)
     merged = join_wells(reading, sites, wells, planes[["experiment", "plate"]].drop_duplicates())
     merged = reading.chosen(finish_wells(reading, merged))
@@ -94,9 +90,9 @@ def _pattern(reading: Reading, images: list[str]) -> tuple[re.Pattern[str], bool
     """The pattern, and whether it is for whole paths; else it is for the names of files."""
     wanted = reading.config.pattern
     if wanted is None:
-        names = [path.rpartition("/")[2] for path in images]
         counts = {
-            text: sum(map(bool, map(re.compile(text, re.IGNORECASE).fullmatch, names))) for text in PATTERNS.values()
+            text: sum(bool(re.compile(text, re.IGNORECASE).fullmatch(named_part(path, text))) for path in images)
+            for text in PATTERNS.values()
         }
         best = max(counts, key=lambda text: counts[text])
         if not counts[best]:
@@ -120,111 +116,245 @@ def _pattern(reading: Reading, images: list[str]) -> tuple[re.Pattern[str], bool
 
 
 def _planes(reading: Reading, images: list[str], pattern: re.Pattern[str], whole: bool) -> pd.DataFrame:
-    """A row an image whose path fits, with the columns of stacks.COLUMNS and `folder`, the plate's; warns of others."""
+    """A row an image whose path fits, with the columns of stacks.COLUMNS, `folder`, which it is in, and `folders`, the plate's."""
     rows, others = [], []
     for path in images:
-        folder, _, name = path.rpartition("/")
-        match = pattern.search(path) if whole else pattern.fullmatch(name)
-        place = _place(reading, folder, match.groupdict()) if match else None
-        if place is None:
+        image = _image(path, pattern, whole)
+        if image is None:
             others.append(path)
         else:
-            rows.append((*place, path, 0, folder))
+            rows.append(image)
     if not rows:
         raise InputError(
             f"{reading.source.address()}: none of {len(images)} images fits screen.pattern {reading.config.pattern}, for example "
             f"{images[0]}"
         )
-    if others:
-        reading.warn(f"{len(others)} images with other names are left out", others)
-    planes = pd.DataFrame(rows, columns=[*_Place._fields, "path", "index", "folder"])
+    _report_others(reading, rows, others)
+    planes = pd.DataFrame(rows, columns=_Image._fields)
+    if all(len(image.folders) and _of_well(image.folders[-1]) == image.well for image in rows):
+        planes["folders"] = planes["folders"].map(lambda folders: folders[:-1])  # a folder a well
+    top = reading.source.address().rstrip("/").rpartition("/")[2]
+    named = _plate_names(planes, top, "" if whole else pattern.pattern)
+    planes["folders"], given, planes["plate"] = zip(*(named[folders] for folders in planes["folders"]), strict=True)
+    planes["experiment"] = planes["experiment"].mask(planes["experiment"] == "", pd.Series(given, dtype=object))
+    sites, z, times = (_numbers(reading, planes[column], column) for column in ("site", "z", "t"))
+    planes["site"] = sites.where(sites != NO_Z, 1)
     if (planes["site"] == 0).any():
         planes["site"] += 1  # fields counted from 0
-    return planes
+    planes["z"], planes["t"], planes["index"] = z.mask(planes["projected"], PROJECTION), times, 0
+    planes["folder"] = planes["path"].str.rpartition("/")[0]
+    return _one_measurement(reading, planes)
 
 
-def _place(reading: Reading, folder: str, groups: Mapping[str, str | None]) -> _Place | None:
+def _of_well(folder: str) -> str | None:
+    return well_name(re.sub(r"(?i)^well[ _-]?", "", folder))
+
+
+def _report_others(reading: Reading, rows: list[_Image], others: list[str]) -> None:
+    """Warns of images with other names; refuses folders that hold no others, unless a pattern chose or they are derived ones."""
+    if not others:
+        return
+    read = {image.path.rpartition("/")[0] for image in rows}
+    above = {"/".join(folder.split("/")[:n]) for folder in read for n in range(folder.count("/") + 2)} | {""}
+    lost: dict[str, list[str]] = {}
+    for path in others:
+        folder = path.rpartition("/")[0]
+        if folder not in above and not is_derived(folder) and reading.config.pattern is None:
+            lost.setdefault(folder, []).append(path)
+    if lost:
+        reading.refuse(
+            "folders whose images all have other names than the rest: rename or move them, or set screen.pattern (to the name of a "
+            f"microscope, {', '.join(PATTERNS)}, or a regular expression) to leave them out",
+            [f"{folder}: {len(paths)} such as {paths[0].rpartition('/')[2]}" for folder, paths in lost.items()],
+        )
+    left = [path for path in others if path.rpartition("/")[0] not in lost]
+    if left:
+        reading.warn(f"{len(left)} images with other names are left out", left)
+
+
+def _image(path: str, pattern: re.Pattern[str], whole: bool) -> _Image | None:
     """The place of an image; None if it is in no well."""
-    row, column = groups.get("row") or "", groups.get("column") or ""
-    numbers = row.isdecimal() and column.isdecimal()
-    well = well_at(int(row), int(column)) if numbers else well_name(groups.get("well") or row + column)
+    tail = path if whole else named_part(path, pattern.pattern)
+    match = pattern.search(path) if whole else pattern.fullmatch(tail)
+    if match is None:
+        return None
+    groups = {name: text or "" for name, text in match.groupdict().items()}
+    row, column = groups.get("row", ""), groups.get("column", "")
+    written = re.sub(r"[ -]|(?<=[A-Za-z])0+(?=\d\d)", "", groups.get("well") or row + column)
+    well = well_at(int(row), int(column)) if row.isdecimal() and column.isdecimal() else well_name(written)
     if well is None:
         return None
-    steps = {"t": groups.get("t"), "z": groups.get("z")}
-    folders, projected = [], False
-    for part in folder.split("/") if folder else []:
-        step = _STEP.fullmatch(part)
-        if step is None:
-            folders.append(part)
-        else:
-            steps |= {axis: value for axis, value in step.groupdict().items() if value}
+    parts = path.split("/")
+    level = path.count("/", 0, match.start("plate")) if whole and groups.get("plate") else len(parts)
+    used = {len(parts) - 1 - n for n in range(tail.count("/") + 1)}
+    if whole:
+        spans = [match.span(name) for name in _PLACES if groups.get(name)]
+        used = {len(parts) - 1} | {n for a, b in spans for n in range(path.count("/", 0, a), path.count("/", 0, b) + 1)}
+    folders: list[str] = []
+    above: list[str] = []  # the plate's, if a pattern says it
+    projected = False
+    for n, part in enumerate(parts):
+        step = _STEP.fullmatch(part) if n not in used else None
+        if step:
+            groups |= {axis: value for axis, value in step.groupdict().items() if value}
             projected = projected or int(step["z"] or 1) == 0
-    top = reading.source.address().rstrip("/").rpartition("/")[2]
-    plate = groups.get("plate") or (folders[-1] if folders else top)
-    measured = _MEASUREMENT.fullmatch(plate)
-    experiment = groups.get("experiment") or (folders[-2] if len(folders) > 1 else "")
-    return _Place(
-        experiment,
-        measured[1] if measured else plate,
-        well,
-        int(groups.get("site") or 1),
-        groups.get("channel") or "1",
-        PROJECTION if projected else NO_Z if steps["z"] is None else int(steps["z"]),
-        NO_Z if steps["t"] is None else int(steps["t"]),
+        elif n not in used:
+            folders.append(part)
+            above += [part] if n < level else []
+    if groups.get("plate"):
+        batch = groups.setdefault("experiment", above[-1] if above else "")
+        folders = [*above, *([batch] if batch not in ("", *above) else []), groups["plate"]]
+    channel = groups.get("channel") or "1"
+    if groups.get("camera", "1") not in ("", "1"):
+        channel = f"{groups['camera']}-{channel}"
+    prefix, experiment, site, z, t = (groups.get(name, "") for name in ("prefix", "experiment", "site", "z", "t"))
+    return _Image(tuple(folders), prefix, experiment, well, site, channel, z, t, projected, path)
+
+
+def _plate_names(
+    planes: pd.DataFrame, top: str, pattern: str
+) -> dict[tuple[str, ...], tuple[tuple[str, ...], str, str]]:
+    """For each plate's folders those that name it, the experiment and the plate; `pattern` is a microscope's, or empty.
+
+    MetaXpress exports into PLATE/DATE/NUMBER, and CellVoyager into TIME_PLATE/TYPE, the type of plate in all names.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for place, prefix in planes[["folders", "prefix"]].drop_duplicates().itertuples(index=False):
+        found.setdefault(place, []).append(prefix)
+    ends = {place: _without_export(place) for place in found} if pattern else {}
+    exported = {place: rest for place, rest in ends.items() if rest is not None}
+    firsts = [names[0] for place, names in found.items() if place in exported and len(names) == 1 and names[0]]
+    by_prefix = len(firsts) == len(set(firsts)) == len(exported)
+    types = {place[-1] for place, names in found.items() if len(place) > 1 and names == [place[-1]]}
+    typed = (
+        pattern == PATTERNS["yokogawa"]
+        and len(types) == 1
+        and len(found) > 1
+        and all(place[-1] in types for place in found)
     )
+    by_folder = len(set(exported.values()) - {()}) == len(exported)
+    named = {}
+    for place, names in found.items():
+        folders = place[:-1] if typed else place
+        if place in exported and by_prefix:
+            folders = (*(part for part in exported[place] if part != names[0]), names[0])
+        elif place in exported and by_folder:
+            folders = exported[place]
+        plate = folders[-1] if folders else top
+        measured = _MEASUREMENT.fullmatch(plate)
+        plate = measured["after"] or measured["before"] if measured else plate
+        named[place] = folders, folders[-2] if len(folders) > 1 else "", plate
+    return named
 
 
-def _named_channels(
-    reading: Reading, planes: pd.DataFrame, plates: pd.DataFrame, paths: Iterable[str]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Channels, and a plate without a folder, by the names in Harmony's index or ImageXpress's .HTD; and the channels in order."""
-    indices, settings = {}, {}
+def _without_export(folders: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The folders above those of a date and a number with which a path ends; None if it does not."""
+    count = len(folders)
+    while count and (folders[count - 1].isdecimal() or _DATE.fullmatch(folders[count - 1])):
+        count -= 1
+    dated = any(_DATE.fullmatch(part) for part in folders[count:])
+    return folders[:count] if dated and not _DATE.fullmatch(folders[-1]) else None
+
+
+def _numbers(reading: Reading, texts: pd.Series[str], what: str) -> pd.Series[int]:
+    """Numbers that texts are, or end in; NO_Z for empty ones. Others are counted in natural order, which is said."""
+    distinct = sorted(set(texts) - {""}, key=natural_key)
+    ends = {text: re.fullmatch(r"\D*(\d+)", text) for text in distinct}
+    given = {text: int(match[1]) for text, match in ends.items() if match}
+    plain = all(text.isdecimal() for text in distinct)
+    if len(given) < len(distinct) or (not plain and len(set(given.values())) < len(distinct)):
+        given = {text: n for n, text in enumerate(distinct, 1)}
+        if len(distinct) > 1:
+            word = {"t": "time points", "z": "planes"}.get(what, "sites")
+            reading.warn(f"{word} are counted: {shortened([f'{n} is {text}' for text, n in given.items()])}")
+    return texts.map({**given, "": NO_Z}).astype(int)
+
+
+def _one_measurement(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
+    """Refuses several measurements of one plate; keeps the first of each."""
+    again = planes.duplicated(PLACE, keep=False)
+    if not again.any():
+        return planes
+    places, dropped = [], planes["path"].isna()
+    for (_, plate), rows in planes[again].groupby(["experiment", "plate"], sort=False):
+        measured = [each for each in dict.fromkeys(rows["folders"]) if each and _MEASUREMENT.fullmatch(each[-1])]
+        if len(measured) > 1:
+            places.append(f"plate {plate}: {' and '.join(each[-1] for each in measured)}")
+            dropped |= planes["folders"].isin(measured[1:])
+    if places:
+        reading.refuse(
+            "several measurements of one plate: keep one of each, or give the folder of one as the screen", places
+        )
+    return planes[~dropped]
+
+
+def _named_channels(reading: Reading, planes: pd.DataFrame, paths: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Channels, and a plate without a folder, by the names in Harmony's index or ImageXpress's .HTD; and the channels in order.
+
+    A number means on each plate what the plate's own file says.
+    """
+    files = {}
     for path in paths:
         folder, _, name = path.rpartition("/")
-        if _INDEX.fullmatch(name):
-            indices[folder] = path
-        elif name.lower().endswith(".htd"):
-            settings[folder] = path
-    names: Counter[tuple[int, str]] = Counter()
-    for _, _, folder in plates.itertuples(index=False):
-        above = folder.rpartition("/")[0]
-        if folder in indices:
-            text = _text(reading, indices[folder])
-            names.update(set(_harmony_channels(text)))
-            if not folder.replace("Images", "").strip("/"):  # the screen's folder is that of the plate's measurement
-                title = re.search(r"<(?:PlateID|Name)>(.*?)</", text)
-                name = html.unescape(title[1]) if title else ""
-                planes = planes.assign(plate=planes["plate"].mask((planes["folder"] == folder) & bool(name), name))
-        elif folder in settings or above in settings:
-            names.update(set(_htd_channels(_text(reading, settings.get(folder) or settings[above]))))
-    best = {number: name for (number, name), _ in reversed(names.most_common())}
+        if names_channels(name) and (is_index(name) or folder not in files):
+            files[folder] = path
     numbers = sorted(planes["channel"].unique(), key=natural_key)
-    given = {text: best.get(int(text), "") if text.isdecimal() else "" for text in numbers}
+    spelled: dict[str, str] = {}  # the first spelling of a name
+    own: dict[str, dict[str, str]] = {}
+    for folder in dict.fromkeys(planes["folder"]):
+        file = next((files[each] for each in _and_above(folder) if each in files), None)
+        text = _text(reading, file) if file else ""
+        names = {str(number): name for number, name in channel_names(text).items()}
+        own[folder] = {
+            each: spelled.setdefault(names[each.lstrip("0")].casefold(), names[each.lstrip("0")])
+            for each in numbers
+            if each.lstrip("0") in names
+        }
+        if file and is_index(file.rpartition("/")[2]) and not folder.replace("Images", "").strip("/"):
+            # The screen's folder is that of the plate's measurement.
+            title = plate_title(text)
+            planes = planes.assign(plate=planes["plate"].mask((planes["folder"] == folder) & bool(title), title))
+    meant = {each: {names[each] for names in own.values() if each in names} for each in numbers}
     wanted = reading.config.channels
-    distinct = all(given.values()) and len(set(given.values())) == len(given)
-    if distinct and (wanted is None or set(wanted) <= set(given.values())):
-        return planes.assign(channel=planes["channel"].map(given)), list(given.values())
-    return planes, numbers
+    if all(len(names) <= 1 for names in meant.values()):
+        given = {each: next(iter(names), "") for each, names in meant.items()}
+        distinct = all(given.values()) and len(set(given.values())) == len(given)
+        if distinct and (wanted is None or set(wanted) <= set(given.values())):
+            return planes.assign(channel=planes["channel"].map(given)), list(given.values())
+        return planes, numbers
+    places = [
+        f"{folder}: {', '.join(f'{each} {name}' for each, name in names.items())}" for folder, names in own.items()
+    ]
+    if wanted and set(wanted) <= set(numbers):
+        reading.warn("numbers of channels mean other names on some plates, and are read as numbers", places)
+        return planes, numbers
+    sets = {frozenset(names.values()) for names in own.values()}
+    if len(sets) > 1 or any(len(set(names.values())) < len(numbers) for names in own.values()):
+        reading.refuse(
+            "the channels of plates have other names, and a screen has the same channels on all plates: correct the index or .HTD "
+            f"of a plate, or set screen.channels to [{', '.join(numbers)}] if the numbers mean the same",
+            places,
+        )
+        return planes, numbers
+    named = [own[folder][channel] for folder, channel in zip(planes["folder"], planes["channel"], strict=True)]
+    return planes.assign(channel=named), list(next(iter(own.values())).values())
+
+
+def _and_above(folder: str) -> Iterator[str]:
+    """A folder and the one above it, and those above folders of time points and z-steps."""
+    yield folder
+    while folder:
+        folder, _, name = folder.rpartition("/")
+        yield folder
+        if not _STEP.fullmatch(name):
+            break
 
 
 def _text(reading: Reading, path: str) -> str:
     try:
-        return reading.source.read_many([path])[0].decode("utf-8-sig", errors="replace")
+        return decoded(reading.source.read_many([path])[0])
     except UnreadableError:
         return ""
 
 
-def _harmony_channels(text: str) -> list[tuple[int, str]]:
-    """Numbers and names of channels in an index of Harmony, whose versions differ in where they are."""
-    one = r"<ChannelID>(\d+)</ChannelID>(?:(?!<ChannelID>).)*?<ChannelName>(.*?)</ChannelName>"
-    entry = r'<Entry ChannelID="(\d+)">(?:(?!</Entry>).)*?<ChannelName>(.*?)</ChannelName>'
-    found = {**dict(re.findall(entry, text, re.DOTALL)), **dict(re.findall(one, text, re.DOTALL))}
-    return [(int(number), html.unescape(name)) for number, name in found.items()]
-
-
-def _htd_channels(text: str) -> list[tuple[int, str]]:
-    """Numbers and names of channels in an .HTD file."""
-    return [(int(number), name) for number, name in re.findall(r'"WaveName(\d+)",\s*"([^"]+)"', text)]
-
-
-FILES = Layout("files", f"images with names of {', '.join(PATTERNS)} (screen.pattern), and a plate map", found, read)
+FILES = Layout("files", "images with names of a microscope (screen.pattern), and a plate map", found, read)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from components.core.errors import InputError
+from components.core.screen.layouts.copies import refuse_copies
 from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
 from components.core.screen.layouts.reading import Layout, Reading, Rows
 from components.core.screen.layouts.stacks import COLUMNS, NO_Z, stack_sites
@@ -24,6 +26,9 @@ from components.core.screen.zarr_images import open_image, zarr_header
 
 _ENDS = (".ome.zarr", ".zarr")
 _METADATA = {".zattrs", "zarr.json"}
+_CHOOSE = (
+    "set screen.pattern to a regular expression that only the folders of those that are meant fit, or move the others"
+)
 
 
 def found(reading: Reading) -> bool:
@@ -43,7 +48,8 @@ def _plates(reading: Reading) -> list[tuple[str, str, str]]:
         else:
             inside = sorted(reading.source.list_folders(folder))
             plates += [(folder, _stem(name), f"{folder}/{name}") for name in inside if name.endswith(".zarr")]
-    return plates
+    pattern = reading.config.pattern
+    return [plate for plate in plates if pattern is None or re.search(pattern, plate[2])]
 
 
 def _stem(name: str) -> str:
@@ -57,6 +63,8 @@ def read(reading: Reading) -> Rows:
         raise InputError(f"{reading.source.address()}: there is no OME-Zarr plate: expected PLATE.zarr folders")
     wells, fields = read_plate_map(reading)
     planes = pd.DataFrame([row for plate in plates for row in _planes(reading, *plate)], columns=[*COLUMNS, "file"])
+    folders = [tuple(filter(None, place)) for place in zip(planes["experiment"], planes["plate"], strict=True)]
+    refuse_copies(reading, folders, planes["well"], _CHOOSE)
     if planes.empty:
         raise InputError(f"{reading.source.address()}: the plates have no wells with images")
     names = list(dict.fromkeys(planes["channel"]))
@@ -71,7 +79,7 @@ def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Itera
     attributes = _attributes(reading, [folder])[0]
     address = reading.source.address(folder)
     try:
-        paths = [str(well["path"]) for well in attributes["plate"]["wells"]]
+        paths = [_text(well["path"]) for well in attributes["plate"]["wells"]]
     except (KeyError, TypeError):
         raise InputError(f"{address}: no OME-Zarr plate: its metadata have no wells") from None
     folders = [_join(folder, path) for path in paths]
@@ -80,7 +88,7 @@ def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Itera
         well = well_name(path.replace("/", ""))
         if well is None:
             raise InputError(f"{address}: {path} is no well: expected ROW/COLUMN, for example B/03")
-        images = described.get("well", {}).get("images", [])
+        images = _images(described, reading.source.address(_join(well_folder, "")))
         if not images:  # some converters leave the wells' metadata out
             names = reading.source.list_folders(well_folder)
             images = [{"path": name} for name in sorted(filter(str.isdecimal, names), key=int)]
@@ -100,18 +108,36 @@ def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Itera
                 yield experiment, plate, well, site, labels[at.get("c", 0)], z, t, image_folder, index, contents
 
 
+def _text(value: object) -> str:
+    """A text of the metadata; TypeError if it is none."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _images(described: Mapping[str, Any], address: str) -> list[Mapping[str, Any]]:
+    """The images of a well by its metadata; none without."""
+    well = described.get("well", {})
+    images = well.get("images", []) if isinstance(well, dict) else None
+    if not isinstance(images, list) or not all(isinstance(each, dict) and "path" in each for each in images):
+        raise InputError(f"{address}: no metadata of an OME-Zarr well: `well` has no list of `images` with their paths")
+    return images
+
+
 def _wells(reading: Reading, folders: list[str]) -> list[Mapping[str, Any]]:
     """The metadata of wells; empty for those that have none."""
     try:
         return _attributes(reading, folders)
     except InputError:
-        found: list[Mapping[str, Any]] = []
-        for folder in folders:
-            try:
-                found += _attributes(reading, [folder])
-            except InputError:
-                found.append({})
-        return found
+        there = [any(name in _METADATA for name in _names(reading, folder)) for folder in folders]
+        return [_attributes(reading, [folder])[0] if has else {} for folder, has in zip(folders, there, strict=True)]
+
+
+def _names(reading: Reading, folder: str) -> list[str]:
+    try:
+        return [facts.name for facts in reading.source.list_files(folder)]
+    except UnreadableError:
+        return []
 
 
 def _form(reading: Reading, folder: str) -> tuple[list[str], list[int], list[str], str]:
@@ -123,9 +149,11 @@ def _form(reading: Reading, folder: str) -> tuple[list[str], list[int], list[str
         contents = zarr_header(image).contents
     except (UnreadableError, ValueError) as error:
         raise InputError(f"{reading.source.address(folder)}: {getattr(error, 'reason', error)}") from None
-    axes = [axis["name"] if isinstance(axis, dict) else str(axis) for axis in attributes["multiscales"][0]["axes"]][:-2]
+    axes = list(image.axes)
     count = shape[axes.index("c")] if "c" in axes else 1
-    given = [str(each.get("label", "")) for each in attributes.get("omero", {}).get("channels", [])]
+    omero = attributes.get("omero")
+    described = omero.get("channels") if isinstance(omero, dict) else None
+    given = [str(each.get("label", "")) for each in described or () if isinstance(each, dict)]
     named = len(given) == count and all(given) and len(set(given)) == count
     return axes, shape, given if named else [str(c + 1) for c in range(count)], contents
 
@@ -156,7 +184,11 @@ def _attributes(reading: Reading, folders: list[str]) -> list[Mapping[str, Any]]
             continue
         try:
             documents = [json.loads(content) for content in contents]
-            return [doc["attributes"]["ome"] if name == "zarr.json" else doc for doc in documents]
+            found = [doc["attributes"]["ome"] if name == "zarr.json" else doc for doc in documents]
+            bad = next((path for path, doc in zip(paths, found, strict=True) if not isinstance(doc, dict)), None)
+            if bad:
+                raise InputError(f"{reading.source.address(bad)}: no OME-Zarr metadata: expected a JSON object")
+            return found
         except (ValueError, TypeError, KeyError):
             raise InputError(f"{reading.source.address(paths[0])}: no metadata of an OME-Zarr plate") from None
     raise AssertionError

@@ -139,7 +139,9 @@ def describe_wells(
             faults.require([columns[field]])
             check_texts(table, faults, [columns[field]])
     wells["well"] = well_names(table, columns, faults)
-    names = wells["experiment"] + "_" + wells["plate"] + "_" + wells["well"].fillna("?")
+    names = (wells["experiment"] + "_" + wells["plate"] + "_" + wells["well"].fillna("?")).str.replace(
+        r"^_+|_(?=_)", "", regex=True
+    )
     label: pd.Series[Any] = table[columns["perturbation"]] if "perturbation" in columns else empty
     if "perturbation" in columns:
         check_texts(table, faults, [columns["perturbation"]])

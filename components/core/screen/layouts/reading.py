@@ -337,8 +337,14 @@ def check_agreement(
 
 
 def cell_types_of(reading: Reading, experiments: Iterable[str]) -> dict[str, str | None]:
-    """Cell types where no column says them: the only one of the configuration, or how an experiment's name begins; else None."""
+    """Cell types where no column says them; None for experiments of which nothing does.
+
+    That is the only one of the configuration, or one of several with which all names of experiments begin. Of RxRx1's releases
+    names are taken apart (`HUVEC-01`); elsewhere a name is a batch's, of any words and dates.
+    """
     known = reading.cell_types
+    if reading.layout not in ("kaggle", "rxrx"):
+        return _configured_cells(known or reading.config.cell_types, list(experiments))
     types: dict[str, str | None] = {}
     for name in experiments:
         starts = [each for each in known or () if name.startswith(f"{each}-")]
@@ -350,6 +356,18 @@ def cell_types_of(reading: Reading, experiments: Iterable[str]) -> dict[str, str
             match = _DATED.fullmatch(name) or _NUMBERED.fullmatch(name)
             types[name] = match[1] if match else None
     return types
+
+
+def _configured_cells(known: Sequence[str], experiments: Sequence[str]) -> dict[str, str | None]:
+    """The configured cell types of experiments: the only one, or one with which each name begins."""
+    starts = {
+        name: [each for each in known if re.match(rf"{re.escape(each)}(?:[-_ .]|$)", name)] for name in experiments
+    }
+    found = {name: max(of_name, key=len, default=None) for name, of_name in starts.items()}
+    if all(found.values()):
+        return dict(found)
+    single = len(known) == 1 and not any(_other_cells(name, known[0]) for name in experiments)
+    return dict.fromkeys(experiments, known[0] if single else None)
 
 
 def check_cell_types(found: pd.Series[Any], known: Sequence[str], faults: TableFaults, column: str) -> None:

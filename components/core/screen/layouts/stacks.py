@@ -211,7 +211,10 @@ def _one_plane(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
         reading.refuse(
             f"z-stacks of {int(count.max())} planes ({_numbers(numbers)}): set screen.z to max, for the maximum projection, or to "
             "the number of a plane",
-            [f"{row.experiment}_{row.plate}_{row.well} site {row.site}" for row in sites.itertuples()],
+            [
+                f"{'_'.join(filter(None, row[:3]))} site {row[3]}"
+                for row in sites[[*KEY, "site"]].itertuples(index=False)
+            ],
         )
         chosen = planes["z"].replace(PROJECTION, 0) == numbers[0]
     elif wanted == "max":

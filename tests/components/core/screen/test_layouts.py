@@ -316,9 +316,7 @@ def test_new_plates_need_one_table_of_treatments(tiny: TinyScreen):
     assert {plate.experiment for plate in plates} == set(UNLABELLED)
     assert {well.role for plate in plates for well in plate.wells} == {"treatment"}
     (tiny.root / "test.csv").unlink()
-    with pytest.raises(
-        InputError, match=r"screen: no screen in a known layout \(kaggle: train\.csv, .*; there is nothing"
-    ):
+    with pytest.raises(InputError, match=r"screen: no screen in a known layout: looked for .*; there is nothing"):
         read_new(tiny.root)
 
 
