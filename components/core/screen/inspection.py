@@ -96,7 +96,8 @@ def inspect_screen(source: ScreenSource, form: ScreenConfig, known_cells: bool =
     screen = make_screen(reading, rows, frozenset(form.holdout_experiments))
     said = [finding for faults in reading.faults for finding in faults.findings()] + reading.findings
     found, headers = _images(source, screen, form)
-    if screen.vocabulary.treatments or not any(finding.wrong for finding in said):  # else it is a consequence
+    explained = reading.missing or not screen.vocabulary.treatments
+    if not (explained and any(finding.wrong for finding in said)):
         found = [*_labels(screen), *found]
     ordered = sorted([*said, *found], key=lambda finding: not finding.wrong)
     start = _starting_config(source, screen, form, reading.layout, headers, rows.fields.get("perturbation", ""))

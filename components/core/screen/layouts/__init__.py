@@ -14,12 +14,13 @@ from components.core.config import ScreenConfig
 from components.core.errors import InputError, shortened
 from components.core.screen.layouts.checks import check_rows, make_screen, raise_all
 from components.core.screen.layouts.files import FILES
-from components.core.screen.layouts.kaggle import KAGGLE
+from components.core.screen.layouts.kaggle import KAGGLE, TABLES, WELL_COLUMNS
 from components.core.screen.layouts.loaddata import LOADDATA
 from components.core.screen.layouts.microscopes import unread_formats
 from components.core.screen.layouts.omezarr import OMEZARR
 from components.core.screen.layouts.reading import Layout, Reading, Rows
-from components.core.screen.layouts.rxrx import RXRX
+from components.core.screen.layouts.rxrx import COLUMNS, RXRX
+from components.core.screen.layouts.rxrx import TABLE as METADATA
 from components.core.screen.layouts.samplesheet import SAMPLESHEET
 from components.core.screen.screen_source import ScreenSource, UnreadableError, source_of
 from components.core.screen.wells import Screen
@@ -98,7 +99,16 @@ def read_rows(
     reading = Reading(source, config, labels, images, cell_types, _names(source), experiments)
     layout = _choose(reading)
     reading.layout = layout.name
-    rows = check_rows(reading, layout.read(reading))
+    passed = _passed_over(reading)
+    try:
+        rows = layout.read(reading)
+    except InputError as error:
+        if not passed:
+            raise
+        raise InputError(f"{error} | {'; '.join(passed)}; screen.layout chooses", error.places) from None
+    for text in passed:
+        reading.warn(f"{text}: layout {layout.name} is taken (screen.layout)")
+    rows = check_rows(reading, rows)
     labelled = set(rows.sites["experiment"][rows.sites["labelled"]])
     whole = labels and not any(finding.wrong for finding in reading.findings)  # else images may be all that is missing
     for experiment in config.holdout_experiments if whole else ():
@@ -106,6 +116,20 @@ def read_rows(
             advice = "is not a labelled experiment; correct its spelling or take it off the list"
             reading.refuse(f"screen.holdout_experiments: {experiment!r} {advice}")
     return reading, rows
+
+
+def _passed_over(reading: Reading) -> list[str]:
+    """Tables that are called like those of RxRx1's layouts, and have other columns."""
+    if reading.config.layout != "auto" or reading.layout in (KAGGLE.name, RXRX.name):
+        return []
+    texts = [
+        f"{name} is not of layout kaggle, whose columns are {', '.join(WELL_COLUMNS)}"
+        for name in TABLES
+        if name in reading.names
+    ]
+    if METADATA in reading.names and not {"well_id", "site_id"}.isdisjoint(reading.header(METADATA)):
+        texts.append(f"{METADATA} is not of layout rxrx, whose columns are {', '.join(COLUMNS)}")
+    return texts
 
 
 def chosen_layout(source: ScreenSource, config: ScreenConfig) -> Layout:

@@ -38,12 +38,14 @@ TABLES = {
 }
 """For each table the half of the screen, and whether it lists controls."""
 _KNOWN = ("id_code", "experiment", "plate", "well", "sirna", "well_type", "cell_type")
+WELL_COLUMNS = ("id_code", "experiment", "plate", "well")
 FIELDS = {"perturbation": "sirna", "role": "well_type"}
 
 
 def found(reading: Reading) -> bool:
-    """Whether the tables of this layout are there."""
-    return not reading.names.isdisjoint(TABLES)
+    """Whether the tables of this layout are there: others may be called train.csv, too."""
+    headers = [set(reading.header(name)) for name in TABLES if name in reading.names]
+    return any(not header or len(header & set(WELL_COLUMNS)) > 1 for header in headers)
 
 
 def read(reading: Reading) -> Rows:
@@ -57,9 +59,9 @@ def read(reading: Reading) -> Rows:
         # A sirna column of test.csv would be the truth of unlabelled wells: it is not read.
         label = ["sirna"] if reading.labels and name != "test.csv" else []
         columns = [*label, *(["well_type"] if controls else [])]
-        table = reading.table(name, ["id_code", "experiment", "plate", "well", *columns], "id_code")
+        table = reading.table(name, [*WELL_COLUMNS, *columns], "id_code")
         faults = reading.faults[-1]
-        faults.require(["id_code", "experiment", "plate", "well", *columns])
+        faults.require([*WELL_COLUMNS, *columns])
         wells = typed(reading, table, faults, "id_code")
         wells["split"] = split
         wells["role"] = (

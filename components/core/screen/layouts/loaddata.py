@@ -1,6 +1,9 @@
 """CellProfiler's LoadData tables: FileName_CHANNEL and PathName_CHANNEL, or URL_CHANNEL, and Metadata_ columns, a row a site.
 
-    load_data.csv   or load_data_csv/BATCH/PLATE/load_data.csv, as in JUMP; also .parquet
+    load_data.csv   or load_data_csv/BATCH/PLATE/load_data.csv, as in JUMP, also below workspace; also .csv.gz and .parquet
+
+Without such a name, a table in the screen's folder is one by its columns, such as CellProfiler's MyExpt_Image.csv. The prefix
+`Image_` of columns, and a channel's name behind those of Metadata, are taken away: Image_Metadata_Plate_DAPI is Metadata_Plate.
 
 Perturbations are in a Metadata_ column, or in a plate map beside it: JUMP's barcode_platemap.csv, or any (plate_map.py). Columns of
 illumination functions are no images. Source: https://cellprofiler-manual.s3.amazonaws.com/CellProfiler-4.2.6/modules/fileprocessing.html
@@ -36,10 +39,14 @@ from components.core.screen.layouts.reading import (
 )
 from components.core.screen.layouts.samplesheet import with_images
 from components.core.screen.layouts.stacks import NO_Z, find_files, stack_sites
+from components.core.tables import TableFaults
 
-_FILE = re.compile(r".*load_?data.*\.(csv|parquet)", re.IGNORECASE)
+_FILE = re.compile(r"(.*load_?data.*)\.(?:csv(?:\.gz)?|parquet)", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?:FileName|URL)_(.+)")
 _ILLUMINATION = re.compile(r"Illum|Mask|Outline", re.IGNORECASE)
+_TABLE = re.compile(r".+\.csv(\.gz)?", re.IGNORECASE)
+_PREFIX = re.compile(r"Image_(?=(?:FileName|PathName|URL|Metadata|Series|Frame)_)")
+_WEB = re.compile(r"https?://", re.IGNORECASE)
 _STEP = {
     "z": re.compile(r"(?i)(Metadata_)?(Z|ZPlane|Plane|PlaneID)"),
     "t": re.compile(r"(?i)(Metadata_)?(T|TimePoint|Time|TimepointID)"),
@@ -56,19 +63,52 @@ def _tables(reading: Reading) -> list[str]:
     names = sorted(name for name in reading.names if _FILE.fullmatch(name))
     if not names:
         below = sorted(
-            facts.name for facts in reading.source.list_trees(["load_data_csv"]) if _FILE.fullmatch(facts.name)
+            facts.name
+            for facts in reading.source.list_trees(["load_data_csv", "workspace/load_data_csv"])
+            if _FILE.fullmatch(facts.name)
         )
         folders = {
             path.rpartition("/")[0]: path
             for path in reversed([path for path in below if "illum" not in path.lower()] or below)
         }
-        return sorted(folders.values())
+        return sorted(folders.values()) or [
+            name
+            for name in sorted(reading.names)
+            if _TABLE.fullmatch(name) and name != reading.config.plate_map and _are_load_data(reading.header(name))
+        ]
     plain = [name for name in names if "illum" not in name.lower()]
     return (plain or names)[:1] if len({_stem(name) for name in plain or names}) == 1 else plain or names
 
 
 def _stem(name: str) -> str:
-    return name.rpartition(".")[0]
+    match = _FILE.fullmatch(name)
+    return match[1] if match else name
+
+
+def _are_load_data(columns: list[str]) -> bool:
+    """Whether a table of these columns, of any name, is of LoadData: files with folders or addresses, plates and wells."""
+    names = set(_plain(columns).values())
+    folders = any(
+        (name.startswith("FileName_") and f"PathName_{name.removeprefix('FileName_')}" in names)
+        or name.startswith("URL_")
+        for name in names
+    )
+    metadata = pd.DataFrame(columns=sorted(name for name in names if name.startswith("Metadata_")))
+    return folders and {"plate", "well"} <= find_columns(metadata, {}).keys()
+
+
+def _plain(columns: list[str]) -> dict[str, str]:
+    """The columns' names without the prefix Image_ and, of Metadata, without a channel's name where that leaves one of them."""
+    plain = {column: _PREFIX.sub("", column) for column in columns}
+    channels = [match[1] for name in plain.values() if (match := _CHANNEL.fullmatch(name))]
+    taken = set(plain.values())
+    for column, name in plain.items():
+        channel = next((each for each in channels if name.startswith("Metadata_") and name.endswith(f"_{each}")), None)
+        short = name.removesuffix(f"_{channel}")
+        if channel is not None and short not in taken:
+            plain[column] = short
+            taken.add(short)
+    return plain
 
 
 def read(reading: Reading) -> Rows:
@@ -78,7 +118,9 @@ def read(reading: Reading) -> Rows:
         raise InputError(
             f"{reading.source.address()}: there is no LoadData table: expected load_data.csv, or load_data_csv/*/*/load_data.csv"
         )
-    planes = find_files(reading, pd.concat([planes for planes, *_ in parts], ignore_index=True))
+    planes = find_files(
+        reading, _not_of_the_web(reading, pd.concat([planes for planes, *_ in parts], ignore_index=True))
+    )
     rows = pd.concat([rows for _, rows, *_ in parts], ignore_index=True).fillna({"perturbation": ""})
     columns = parts[0][2]
     indexed = any(named for _, _, _, named in parts)
@@ -108,9 +150,26 @@ def read(reading: Reading) -> Rows:
     return Rows(merged, channels, "looked for the files of the LoadData table", fields, per_well=per_well)
 
 
+def _not_of_the_web(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
+    """The planes whose files can be read; refuses addresses of the web."""
+    web = planes["path"].str.match(_WEB)
+    if web.any():
+        reading.missing = True
+        reading.refuse(
+            f"{web.sum()} of {len(planes)} images are at https:// addresses, which are not read: download them, and give their "
+            "paths or screen.path_prefixes, or give s3:// addresses",
+            (planes["source"][web] + ": " + planes["path"][web]).tolist(),
+        )
+    return planes[~web]
+
+
 def _read_table(reading: Reading, path: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str], bool]:
     """The planes of a table, what its rows say of their wells, its columns' names by our fields, and whether it names pages."""
     table = reading.table(path)
+    plain = _plain(list(table.columns))
+    if list(plain) != list(plain.values()):
+        table = table.rename(columns=plain)
+        reading.faults[-1] = TableFaults(reading.faults[-1].name, table, str(table.columns[0]))
     faults = reading.faults[-1]
     channels = {match[1]: column for column in table.columns if (match := _CHANNEL.fullmatch(column))}
     channels = {name: column for name, column in channels.items() if not _ILLUMINATION.match(name)}
@@ -180,7 +239,9 @@ def _paths(table: pd.DataFrame, channel: str) -> pd.Series[str]:
     )
     pairs = zip(folders.str.replace("\\", "/", regex=False), names, strict=True)
     paths = pd.Series([join(from_url(folder), name) if name else "" for folder, name in pairs], index=table.index)
-    return paths if urls is None else urls.mask(is_absent(urls), paths)
+    if urls is None:
+        return paths
+    return urls.mask(is_absent(urls) | (urls.str.match(_WEB) & (paths != "")), paths)
 
 
 LOADDATA = Layout("loaddata", "load_data.csv with FileName_CHANNEL and Metadata_ columns", found, read)

@@ -28,6 +28,7 @@ FIELDS = {"perturbation": "sirna_id", "role": "well_type"}
 _KNOWN = (
     "site_id", "well_id", "cell_type", "dataset", "experiment", "plate", "well", "site", "well_type", "sirna", "sirna_id",
 )  # fmt: skip
+COLUMNS = ("well_id", "experiment", "plate", "well", "cell_type", "site", "dataset", "well_type", "sirna_id")
 _SITE = re.compile(r"[1-9][0-9]{0,2}")
 
 

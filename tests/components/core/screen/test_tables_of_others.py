@@ -1,0 +1,101 @@
+"""LoadData tables, and tables that are called like another layout's, as other laboratories have them."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from components.core.config import ScreenConfig
+from components.core.errors import InputError
+from components.core.screen.inspection import inspect_screen
+from components.core.screen.layouts import read_screen
+from components.core.screen.screen_source import ScreenDirectory
+from tests.components.core.screen.test_faults_of_layouts import image
+
+CONFIG = ScreenConfig(cell_types=("HeLa",))
+WELLS = ("A01", "A02", "A03")
+PLAIN = "FileName_DAPI,PathName_DAPI,Metadata_Plate,Metadata_Well,Metadata_Compound"
+PREFIXED = (
+    "Image_FileName_DAPI,Image_PathName_DAPI,Image_Metadata_Plate_DAPI,Image_Metadata_Well_DAPI,Image_Metadata_Compound"
+)
+
+
+def write(root: Path, name: str, head: str, more: str = "") -> None:
+    """A table of three wells of plate P1, and their images."""
+    rows = [f"{well}.tif,raw,P1,{well},{label}{more}" for well, label in zip(WELLS, ("DMSO", "x", "y"), strict=True)]
+    content = "\n".join([head, *rows, ""]).encode()
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    for well in WELLS:
+        image(root / "raw" / f"{well}.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "more"),
+    [
+        ("load_data.csv", PREFIXED, ""),
+        ("load_data.csv.gz", PLAIN, ""),
+        ("workspace/load_data_csv/B/P1/load_data.csv.gz", PLAIN, ""),
+        ("BBBC021_v1_image.csv", PREFIXED, ""),
+        ("MyExpt_Image.csv", PLAIN + ",Count_Nuclei", ",5"),
+        ("load_data.csv", PLAIN + ",URL_DAPI", ",https://x.org/a.tif"),
+    ],
+)
+def test_load_data_of_any_name_and_prefix(tmp_path: Path, name: str, head: str, more: str):
+    write(tmp_path, name, head, more)
+    found = inspect_screen(ScreenDirectory(tmp_path), CONFIG)
+    assert (found.layout, found.wrong) == ("loaddata", False), found.findings
+    assert found.screen is not None
+    (plate,) = found.screen.plates
+    assert plate.plate == "P1"
+    assert {well.well: (well.role, well.perturbation) for well in plate.wells} == {
+        "A01": ("negative_control", "DMSO"),
+        "A02": ("treatment", "x"),
+        "A03": ("treatment", "y"),
+    }
+    assert [well.sites[0].channels[0][0].path for well in plate.wells] == [f"raw/{well}.tif" for well in WELLS]
+    assert found.screen.columns == ()
+
+
+def test_a_field_of_a_prefixed_column_is_named_with_its_value(tmp_path: Path):
+    write(tmp_path, "load_data.csv", PREFIXED)
+    path = tmp_path / "load_data.csv"
+    path.write_text(path.read_text().replace(",A02,", ",Q99,"))
+    with pytest.raises(InputError, match=r"load_data\.csv line 3 .*Metadata_Well is 'Q99'"):
+        read_screen(tmp_path, CONFIG)
+
+
+def test_addresses_of_the_web_and_a_series_are_refused_once(tmp_path: Path):
+    table = "URL_DAPI,Metadata_Plate,Metadata_Well,Metadata_Compound\nhttps://x.org/a.tif,P1,A01,x\nhttps://x.org/b.tif,P1,A02,y\n"
+    (tmp_path / "load_data.csv").write_text(table)
+    (wrong,) = (each for each in inspect_screen(ScreenDirectory(tmp_path), CONFIG).findings if each.wrong)
+    assert "s3://" in str(wrong)
+
+    series = tmp_path / "series"
+    write(series, "load_data.csv", PLAIN + ",Metadata_T", ",0")
+    path = series / "load_data.csv"
+    more = "A01.tif,raw,P1,A01,DMSO,1\n"
+    path.write_text(path.read_text().replace("A03,y,0", "A03,y,1") + more.replace("A01.tif", "A02.tif"))
+    (wrong,) = (each for each in inspect_screen(ScreenDirectory(series), CONFIG).findings if each.wrong)
+    assert "screen.time_point" in str(wrong)
+
+
+def test_tables_called_like_rxrx1s_are_passed_over_and_said(tmp_path: Path):
+    for well in WELLS:
+        image(tmp_path / "images" / "E-1" / "Plate1" / f"{well}_s1_w1.tif")
+    (tmp_path / "train.csv").write_text("Id,Target\nx,0\n")
+    with pytest.raises(InputError, match=r"train\.csv is not of layout kaggle.*screen\.layout"):
+        read_screen(tmp_path, CONFIG)
+    rows = [
+        f"E-1_1_{well}_{site},E-1_1_{well},HeLa,E-1,1,{well},{site},{well.lower()}" for well in WELLS for site in (1, 2)
+    ]
+    text = "\n".join(["site_id,well_id,cell_type,experiment,plate,well,site,treatment", *rows, ""])
+    (tmp_path / "metadata.csv").write_text(text)
+    screen = read_screen(tmp_path, CONFIG)
+    (plate,) = screen.plates
+    assert (plate.experiment, plate.plate) == ("E-1", "Plate1")
+    assert [well.perturbation for well in plate.wells] == ["a01", "a02", "a03"]
+    assert any("metadata.csv is not of layout rxrx" in warning for warning in screen.warnings)
