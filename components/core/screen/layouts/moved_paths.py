@@ -58,9 +58,11 @@ def _moved(folder: str, known: Sequence[tuple[str, str]]) -> str:
 def advice_on_missing(reading: Reading, missing: Sequence[str]) -> str:
     """What to set screen.path_prefixes to, if the missing paths are those of another machine; empty if they are not."""
     elsewhere = [path for path in missing if path.startswith("/") or _WINDOWS.match(path)]
-    if not elsewhere:
+    pairs = _found_below(reading, elsewhere or missing)
+    if not elsewhere and "" in pairs:  # what relative paths begin with cannot be replaced
+        pairs = {}
+    if not pairs and not elsewhere:
         return ""
-    pairs = _found_below(reading, elsewhere)
     if pairs:
         shown = ", ".join(f"{old or '/'}: {new or '.'}" for old, new in pairs.items())
         return f"all of them are below {reading.source.address()}: set screen.path_prefixes to {{{shown}}}"

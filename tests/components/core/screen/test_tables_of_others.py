@@ -99,3 +99,13 @@ def test_tables_called_like_rxrx1s_are_passed_over_and_said(tmp_path: Path):
     assert (plate.experiment, plate.plate) == ("E-1", "Plate1")
     assert [well.perturbation for well in plate.wells] == ["a01", "a02", "a03"]
     assert any("metadata.csv is not of layout rxrx" in warning for warning in screen.warnings)
+
+
+def test_relative_paths_of_another_tree_have_their_prefix_named(tmp_path: Path):
+    write(tmp_path, "load_data.csv", PLAIN)
+    path = tmp_path / "load_data.csv"
+    path.write_text(path.read_text().replace(",raw,", ",Week1/raw,"))
+    with pytest.raises(InputError, match=r"set screen\.path_prefixes to \{Week1: \.\}"):
+        read_screen(tmp_path, CONFIG)
+    screen = read_screen(tmp_path, CONFIG.model_copy(update={"path_prefixes": {"Week1": "."}}))
+    assert screen.plates[0].wells[0].sites[0].channels[0][0].path == "raw/A01.tif"
