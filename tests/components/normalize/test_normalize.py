@@ -181,7 +181,7 @@ def test_oddities_are_warnings_in_the_manifest_of_their_plates(tiny: TinyScreen,
     assert screen.warnings == (
         "no control wells on RPE-01 plate 2",
         "RPE-01 plate 2: images of wells that no table lists are left out, wells B02, C03",
-        "HUVEC-02 plate 1: site 2 is missing in well B03",
+        "sites that some wells of their plate lack: HUVEC-02 plate 1: site 2 is missing in well B03",
         "HUVEC-01 plate 1: B03_s1_w2.png (ER) is all black",
     )
     assert capsys.readouterr().out.count("warning: ") == 4
