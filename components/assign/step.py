@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
-from components.core.errors import InputError
+from components.core.errors import InputError, shortened
 from components.core.evaluation.calibration import fit_temperature
 from components.core.files import atomic_directory
 from components.core.prior.assignment import (
@@ -109,8 +109,9 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
     sources = {use: (held_out, holdout) if use == "holdout" else (manifest, screen) for use in USES}
     wells = {use: _locate(content.wells[use], *sources[use], vocabulary.treatments, f"{logits}: {use}") for use in USES}
     warnings: list[str] = []
+    unfitted: list[str] = []
     fitted = _temperatures_of(manifest.model, content.cell_type, warnings) if manifest.model else None
-    raw = fitted.raw if fitted else _fit([wells["oof"].logits_WK], [wells["oof"].truth_W], "raw", warnings)
+    raw = fitted.raw if fitted else _fit([wells["oof"].logits_WK], [wells["oof"].truth_W], "raw", unfitted)
     temperatures = fitted or Temperatures(raw, raw, 1.0)
     groups = _learn(prior, manifest, None, warnings)
     experiments: list[dict[str, Any]] = []
@@ -131,7 +132,10 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
                     experiments.append(_summary(use, experiment, renumbered(arrangement, known, groups), prior))
                 for part in competitions(experiments_w, plates_w, found, known, prior):
                     parts[use].append(replace(part, wells_w=chosen_w[part.wells_w]))
-        temperatures = fitted or _fit_restricted(raw, parts["oof"], wells["oof"], prior, warnings)
+        temperatures = fitted or _fit_restricted(raw, parts["oof"], wells["oof"], prior, unfitted)
+    if unfitted:
+        names = shortened(unfitted)
+        warnings.append(f"confidences ({names}) are not calibrated: no out-of-fold wells to fit a temperature on")
     predicted = {use: predict_wells(wells[use].logits_WK, parts[use], temperatures, prior) for use in USES}
     for message in warnings:
         progress.warn(f"{content.cell_type}: {message}")
@@ -261,20 +265,23 @@ def _check_arrangement(
 
 
 def _fit_restricted(
-    raw: float, parts: list[Competition], oof: UseWells, prior: PriorConfig, warnings: list[str]
+    raw: float, parts: list[Competition], oof: UseWells, prior: PriorConfig, unfitted: list[str]
 ) -> Temperatures:
-    """Temperatures of group and balanced probabilities; wells of a wrong or unclear arrangement do not count."""
+    """Temperatures of group and balanced probabilities; wells of a wrong or unclear arrangement do not count.
+
+    Adds the names of those that no well is there to fit on to `unfitted`.
+    """
 
     def truth(part: Competition) -> NDArray[np.intp]:
         """The column of each well's true class among the part's classes; -1 if it is not one of them."""
         return pd.Index(part.classes_k).get_indexer(pd.Index(oof.truth_W[part.wells_w]))
 
-    def fit(parts: list[Competition], name: str, warnings: list[str]) -> float:
+    def fit(parts: list[Competition], name: str) -> float:
         spread = [balanced(part.log_prob(oof.logits_WK), prior) for part in parts]
-        return _fit(spread, [truth(part) for part in parts], name, warnings)
+        return _fit(spread, [truth(part) for part in parts], name, unfitted)
 
     plates = [part for part in parts if part.plate is not None]
-    group = _fit([part.log_prob(oof.logits_WK) for part in plates], [truth(part) for part in plates], "group", warnings)
+    group = _fit([part.log_prob(oof.logits_WK) for part in plates], [truth(part) for part in plates], "group", unfitted)
     few = {}
     for wells in FEW:
         most = -(-CALIBRATING // (wells * max(1, len(plates))))
@@ -282,13 +289,13 @@ def _fit_restricted(
             few_wells for part in plates if wells < len(part.classes_k) for few_wells in part.thinned(wells, most)
         ]
         if any((truth(part) >= 0).any() for part in thinned):
-            few[wells] = fit(thinned, "balanced", warnings)
-    return Temperatures(raw, group, fit(parts, "balanced", warnings), few)
+            few[wells] = fit(thinned, "balanced")
+    return Temperatures(raw, group, fit(parts, "balanced"), few)
 
 
-def _fit(logits: list[NDArray[Any]], truth: list[NDArray[np.intp]], name: str, warnings: list[str]) -> float:
+def _fit(logits: list[NDArray[Any]], truth: list[NDArray[np.intp]], name: str, unfitted: list[str]) -> float:
     if not any((truth_W >= 0).any() for truth_W in truth):
-        warnings.append(f"{name} confidences are not calibrated: no out-of-fold wells to fit a temperature on")
+        unfitted.append(name)
         return 1.0
     return fit_temperature(logits, truth)
 

@@ -73,6 +73,12 @@ class Report:
     notices: Sequence[tuple[str, str]]
     """warnings, each with its step first"""
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether temperatures were fitted for every cell type; one that could not be fitted is 1."""
+        fitted = [any(value != 1 for value in kinds.values()) for kinds in self.temperatures.values()]
+        return bool(fitted) and all(fitted)
+
 
 def render_report(
     report: Report,

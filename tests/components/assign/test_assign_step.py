@@ -76,7 +76,8 @@ def test_warns_that_confidences_are_not_calibrated_without_out_of_fold_wells(cas
     assert tables["oof"].empty
     assert case.accuracy(tables["unlabelled"]) > 0.9
     assert set(summary["temperature"].values()) == {1.0}
-    assert any("not calibrated" in warning for warning in summary["warnings"])
+    (warning,) = [warning for warning in summary["warnings"] if "not calibrated" in warning]
+    assert "(raw, group, balanced)" in warning
 
 
 def test_rejects_logits_of_another_screen(case):

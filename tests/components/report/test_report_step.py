@@ -63,6 +63,17 @@ def test_scores_agree_with_counting(report: Path, finished_run: SyntheticRun) ->
     assert metrics["temperatures"] == dict.fromkeys(SKILL, TEMPERATURE)
 
 
+def test_confidences_without_fitted_temperatures_are_not_called_calibrated(
+    report: Path, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "Calibrated probability" in (report / "report.html").read_text()
+    for path in (tmp_path / "in").glob("assign-*/assign.json"):
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "temperature": dict.fromkeys(TEMPERATURE, 1.0)}))
+    run(**changed)
+    assert "Calibrated probability" not in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_predictions_lineage_and_configuration_are_written(report: Path, finished_run: SyntheticRun) -> None:
     screen = Manifest.read(finished_run.folder / "screen.json")
     expected = [id_code for plate in screen.plates if not plate.labelled for id_code in treated(plate)]
