@@ -74,7 +74,7 @@ def test_everything_wrong_is_found_in_one_pass(tmp_path: Path):
     assert left_out["count"] == 1
 
 
-def test_looks_at_few_images_of_a_large_screen_and_fewer_in_a_bucket(tmp_path: Path):
+def test_looks_at_few_images_of_a_large_screen_and_fewer_in_a_bucket(tmp_path: Path, monkeypatch):
     tiny = TinyScreen(tmp_path / "screen", named=True, imaged=())
     read: list[str] = []
 
@@ -94,9 +94,13 @@ def test_looks_at_few_images_of_a_large_screen_and_fewer_in_a_bucket(tmp_path: P
         checked_screen(Source(tiny.root), ScreenConfig())
         assert len(set(read)) == len(read) == sites * 6
         assert len({path.rpartition("/")[0] for path in read}) == 8, "of every plate"
+    monkeypatch.setattr("components.core.screen.inspection.REMOTE_SITES", 2)
+    read.clear()
+    checked_screen(Source(tiny.root), ScreenConfig())
+    assert len({path.rpartition("/")[0] for path in read}) == 8, "one of every plate however many there are"
 
 
-def test_a_configuration_keeps_its_word_and_invents_none(tmp_path: Path):
+def test_a_configuration_keeps_its_word_or_takes_the_tables(tmp_path: Path):
     table = "experiment,plate,well,site,role,{0},cell_type,path_a\n" + "".join(
         f"E,P,{well},1,{role},{label},HUVEC,a.png\n"
         for well, role, label in (
@@ -107,7 +111,7 @@ def test_a_configuration_keeps_its_word_and_invents_none(tmp_path: Path):
     )
     write_png(tmp_path / "a.png", np.zeros((SIZE, SIZE), np.uint8))
     for column, configured, expected in (
-        ("perturbation", "siRNA", "siRNA"),
+        ("perturbation", "siRNA", "perturbation"),
         ("compound", "siRNA", "compound"),
         ("compound", "drug", "drug"),
     ):

@@ -29,7 +29,7 @@ from components.core.screen.zarr_images import ABSENT_CHUNKS, count_chunks, is_z
 from components.core.tables import Finding, as_finding
 
 SITES, REMOTE_SITES = 64, 8
-"""Sites that are looked at, in folders and in buckets, where whole files travel; packing reads all."""
+"""Sites that are looked at, in folders and in buckets, where whole files travel, but one a plate at least; packing reads all."""
 _READERS = 8
 """Images that are looked at in parallel."""
 _WORDS = {"sirna": "siRNA", "compound": "compound", "drug": "compound", "guide": "guide", "gene": "gene"}
@@ -214,15 +214,13 @@ def _look(source: ScreenSource, plane: Plane) -> tuple[PlaneHeader, int, tuple[i
 
 
 def _some_planes(source: ScreenSource, screen: Screen) -> list[tuple[Plane, str]]:
-    """Planes of some sites, evenly spread over the plates and over the sites of each, and what they are of."""
-    plates = screen.plates
-    remote = any("://" in source.address(path) for path in _first_paths(plates))
+    """Planes of some sites, of every plate and evenly spread over its sites, and what they are of."""
+    remote = any("://" in source.address(path) for path in _first_paths(screen.plates))
     most = REMOTE_SITES if remote else SITES
-    some = [plates[n * len(plates) // most] for n in range(most)] if len(plates) > most else plates
     found = []
-    for plate in some:
+    for plate in screen.plates:
         sites = [(well.well, site) for well in plate.wells for site in well.sites]
-        each = min(most // len(some), len(sites))
+        each = min(max(1, most // len(screen.plates)), len(sites))
         for n in range(each):
             well, site = sites[n * len(sites) // each]
             for number, (channel, planes) in enumerate(zip(screen.channels, site.channels, strict=True), start=1):
@@ -290,9 +288,10 @@ def _starting_config(
     if headers.shapes:
         height, width = headers.shapes.most_common(1)[0][0]
         section["image_size"] = height if height == width else [height, width]
-    word = next((word for part, word in _WORDS.items() if part in column.lower()), config.perturbation_name)
-    if word != config.perturbation_name == ScreenConfig().perturbation_name:
-        section["perturbation_name"] = word
+    if config.perturbation_name == ScreenConfig().perturbation_name:
+        word = next((word for part, word in _WORDS.items() if part in column.lower()), "perturbation")
+        if word != config.perturbation_name:
+            section["perturbation_name"] = word
     labelled = len({plate.experiment for plate in screen.training_plates})
     name = re.sub(r"[^A-Za-z0-9]+", "-", source.address().rstrip("/").rpartition("/")[2]).strip("-")[:30] or "screen"
     parts = ["# Written by cellsignal check-screen; docs/configuration.md lists all fields.\n"]
