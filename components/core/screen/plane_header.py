@@ -13,6 +13,10 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 """Pixels of an image, of either type."""
 PIXEL_TYPES: dict[np.dtype[np.generic], PixelType] = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16"}
 COPY_AGAIN = "copy it again"
+OTHER_PALETTE = (
+    "its colours are a palette other than shades of grey or of one colour from black, so what is bright is not known; export the "
+    "channel as grey"
+)
 
 
 class BadImageError(ValueError):
@@ -26,6 +30,7 @@ class PlaneHeader:
     shape: tuple[int, int]  # height and width, pixels
     dtype: PixelType
     planes: int = 1  # pages of a TIFF times samples of a pixel, or (t, c, z) of an OME-Zarr image
+    samples: int = 1  # of a pixel: 3 of a colour picture
     axes: str = ""  # of an OME-Zarr image the axes before y and x, with their lengths
 
     @property
@@ -37,7 +42,8 @@ class PlaneHeader:
         """Raises BadImageError unless there is a plane of this index and the expected form, among the expected contents, if any."""
         if contents and self.contents != contents:
             raise BadImageError(
-                f"expected {contents}, found {self.contents}: which is the wanted one is not known; export it as the others"
+                f"expected {contents}, found {self.contents}: export it as the others of its channel (screen.z chooses planes only "
+                "where all files of a channel hold as many)"
             )
         if self.shape != shape:
             raise BadImageError(
@@ -66,6 +72,19 @@ class ImageForm:
     def site_shape(self) -> tuple[int, int, int]:
         """Shape of a site."""
         return (len(self.channels), *self.shape)
+
+
+def brightest_sample(palette_N3: NDArray[np.integer]) -> int | None:
+    """The sample that is the index itself in a palette of 8-bit grey, or of one colour's shades from black; None of others.
+
+    The other samples may differ from their share of it by rounding.
+    """
+    index_N = np.arange(len(palette_N3))
+    for sample in range(3):
+        shares_3 = palette_N3[-1] / max(int(palette_N3[-1, sample]), 1)
+        if (palette_N3[:, sample] == index_N).all() and (abs(palette_N3 - np.outer(index_N, shares_3)) < 2).all():
+            return sample
+    return None
 
 
 def contents_of(planes: int) -> str:

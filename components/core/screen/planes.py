@@ -115,7 +115,7 @@ def _jpeg_header(content: bytes) -> PlaneHeader:
         raise BadImageError(f"the file is truncated; {COPY_AGAIN}") from None
     if depth != 8 or samples not in (1, 3):
         raise BadImageError(f"expected an 8-bit grey or RGB JPEG, found {samples} samples of {depth} bits")
-    return PlaneHeader((height, width), "uint8", samples)
+    return PlaneHeader((height, width), "uint8", samples, samples)
 
 
 def _decode_jpeg(content: bytes, index: int, out_HW: Pixels, contents: str) -> None:

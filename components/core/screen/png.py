@@ -18,25 +18,40 @@ from functools import lru_cache
 import numpy as np
 from imagecodecs import DeflateError, PngError, deflate_adler32, deflate_crc32, deflate_decode, png_decode
 from kornia_rs.io import decode_image_png_u8, decode_image_png_u16
+from numpy.typing import NDArray
 
-from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, Pixels, PlaneHeader
+from components.core.screen.plane_header import (
+    COPY_AGAIN,
+    OTHER_PALETTE,
+    PIXEL_TYPES,
+    BadImageError,
+    Pixels,
+    PlaneHeader,
+    brightest_sample,
+)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_AT = 25
 """Position of the colour type in a file."""
 _STORED = 2**16 - 1
 """Most bytes of a stored (uncompressed) block of a zlib stream."""
-_GREY, _RGB, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
-_SAMPLES = {_GREY: 1, _RGB: 3, _GREY_ALPHA: 1, _RGB_ALPHA: 3}
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
+_SAMPLES = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 1, _RGB_ALPHA: 3}
 """Planes by colour type; transparency is none."""
-_COLOURS = {_GREY: "grey", _RGB: "RGB", 3: "palette", _GREY_ALPHA: "grey with alpha", _RGB_ALPHA: "RGB with alpha"}
+_COLOURS = {
+    _GREY: "grey",
+    _RGB: "RGB",
+    _PALETTE: "palette",
+    _GREY_ALPHA: "grey with alpha",
+    _RGB_ALPHA: "RGB with alpha",
+}
 
 
 def png_header(data: bytes) -> PlaneHeader:
     """The form of the planes, one of a grey picture and three of RGB.
 
     Raises:
-        BadImageError: no header, or pixels that are not 8 or 16 bit.
+        BadImageError: no header, pixels that are not 8 or 16 bit, or a palette that is no ramp.
     """
     if len(data) < len(SIGNATURE) + 25:
         raise BadImageError(f"the file is truncated; {COPY_AGAIN}")
@@ -48,7 +63,20 @@ def png_header(data: bytes) -> PlaneHeader:
             f"expected an 8- or 16-bit grey or RGB image, found {depth}-bit {_COLOURS.get(colour, f'colour type {colour}')}; "
             "export the channel as grey"
         )
-    return PlaneHeader((height, width), "uint8" if depth == 8 else "uint16", _SAMPLES[colour])
+    if colour == _PALETTE and brightest_sample(_palette(data)) is None:
+        raise BadImageError(OTHER_PALETTE)
+    return PlaneHeader((height, width), "uint8" if depth == 8 else "uint16", _SAMPLES[colour], _SAMPLES[colour])
+
+
+def _palette(data: bytes) -> NDArray[np.uint8]:
+    """Red, green and blue of each index, (N, 3)."""
+    position = len(SIGNATURE)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"PLTE" and position + 8 + length <= len(data) and length and length % 3 == 0:
+            return np.frombuffer(data, np.uint8, length, position + 8).reshape(-1, 3)
+        position += 12 + length
+    raise BadImageError(f"the file is damaged (its palette is missing or cut); {COPY_AGAIN}")
 
 
 def check_png(data: bytes) -> bytes:
@@ -107,7 +135,8 @@ def decode_png(data: bytes, index: int, out_HW: Pixels, contents: str = "") -> N
         if grey:
             png_decode(data, out=out_HW)
         else:
-            out_HW[:] = png_decode(data)[..., index]
+            sample = brightest_sample(_palette(data)) if data[_COLOUR_AT] == _PALETTE else index
+            out_HW[:] = png_decode(data)[..., sample]
     except (PngError, ValueError) as error:
         raise BadImageError(f"the image data cannot be decoded ({error}); copy or export the file again") from None
 

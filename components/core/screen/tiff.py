@@ -19,7 +19,15 @@ import numpy as np
 from imagecodecs import TiffError, tiff_decode
 from numpy.typing import NDArray
 
-from components.core.screen.plane_header import COPY_AGAIN, PIXEL_TYPES, BadImageError, Pixels, PlaneHeader
+from components.core.screen.plane_header import (
+    COPY_AGAIN,
+    OTHER_PALETTE,
+    PIXEL_TYPES,
+    BadImageError,
+    Pixels,
+    PlaneHeader,
+    brightest_sample,
+)
 
 if TYPE_CHECKING:  # a screen of PNGs does without it
     from tifffile import TiffFile, TiffPage
@@ -29,6 +37,8 @@ _REDUCED = 1
 """Bit of a page's subfile type: a smaller version of another page."""
 _SEPARATE = 2
 """Planar configuration in which each sample has strips of its own."""
+_WHITE_IS_ZERO, _PALETTE = 0, 3
+"""Photometric interpretations."""
 _LIBTIFF = {1, 5, 8, 32773, 32946}
 """Compressions that libtiff decodes: none, LZW, deflate, PackBits, deflate of old."""
 
@@ -69,10 +79,17 @@ def decode_tiff(content: bytes, index: int, out_HW: Pixels, contents: str = "") 
         _page_header(page).check(header.shape, header.dtype, sample)
         _check_segments(page, len(content))
         try:
-            if samples == 1 and page.compression in _LIBTIFF:
+            if samples == 1 and page.compression in _LIBTIFF and page.dtype == out_HW.dtype:
                 tiff_decode(content, index=pages[number], out=out_HW)
             else:
-                out_HW[:] = _sampled(page, sample)
+                found_HW = _sampled(page, sample)
+                if found_HW.dtype == np.int16 and (least := int(found_HW.min())) < 0:
+                    raise BadImageError(
+                        f"pixels below zero, {least} is the least; export the channel as 16-bit unsigned"
+                    )
+                out_HW[:] = found_HW
+        except BadImageError:
+            raise
         except (TiffError, ValueError, RuntimeError, IndexError) as error:
             reason = str(error) or "a strip or tile is cut"
             raise BadImageError(f"the image data cannot be decoded ({reason}); copy or export the file again") from None
@@ -163,13 +180,25 @@ def _page(file: TiffFile, number: int) -> TiffPage:
 def _page_header(page: TiffPage) -> PlaneHeader:
     """The form of a page, whose planes are its samples."""
     found = PIXEL_TYPES.get(page.dtype) if page.dtype is not None else None
+    if (
+        page.dtype == np.int16
+    ):  # as some microscopes write unsigned pixels; a negative one is refused when it is decoded
+        found = "uint16"
     if found is None:
         raise BadImageError(
             f"expected 8- or 16-bit unsigned pixels, found {page.dtype or f'{page.bitspersample} bits'}; export the channel so"
         )
     if page.imagedepth != 1 or not page.imagelength or not page.imagewidth:
         raise BadImageError("expected pages of height and width, found another form; export each plane as a page")
-    return PlaneHeader((page.imagelength, page.imagewidth), found, page.samplesperpixel)
+    if (
+        page.photometric == _WHITE_IS_ZERO and "PhotometricInterpretation" in page.tags
+    ):  # some writers mean inverted pixels, others an inverted display
+        raise BadImageError(
+            "white is zero in it, so what is bright is not known; export the channel with black as zero"
+        )
+    if page.photometric == _PALETTE and (page.colormap is None or brightest_sample(page.colormap.T >> 8) is None):
+        raise BadImageError(OTHER_PALETTE)
+    return PlaneHeader((page.imagelength, page.imagewidth), found, page.samplesperpixel, page.samplesperpixel)
 
 
 def _header(file: TiffFile) -> PlaneHeader:

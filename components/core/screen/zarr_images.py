@@ -129,7 +129,7 @@ def zarr_header(image: ZarrImage) -> PlaneHeader:
         raise BadImageError(f"expected 8- or 16-bit unsigned pixels, found {array.dtype}")
     *others, height, width = array.shape
     axes = ", ".join(f"{axis} {length}" for axis, length in zip(image.axes, others, strict=True))
-    return PlaneHeader((height, width), found, math.prod(others), f"planes of axes {axes}" if axes else "")
+    return PlaneHeader((height, width), found, math.prod(others), axes=f"planes of axes {axes}" if axes else "")
 
 
 def zarr_checksums(plane: ZarrPlane) -> str:

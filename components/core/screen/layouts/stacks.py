@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from posixpath import dirname
+from typing import NamedTuple
 
 import pandas as pd
 
 from components.core.errors import shortened
 from components.core.screen.layouts.moved_paths import advice_on_missing, here
 from components.core.screen.layouts.reading import KEY, LISTINGS, Reading, with_planes
-from components.core.screen.plane_header import BadImageError
+from components.core.screen.plane_header import BadImageError, PlaneHeader
 from components.core.screen.planes import plane_header
 from components.core.screen.screen_source import UnreadableError
 from components.core.screen.tiff import SIGNATURES as TIFF
@@ -108,58 +109,126 @@ def _one_time_point(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
     return planes[planes["t"].isin([wanted, NO_Z])]
 
 
+class _Pages(NamedTuple):
+    """What the first file of a channel holds."""
+
+    path: str
+    header: PlaneHeader
+    axes: TiffAxes | None  # of several grey pages, where the file describes them
+
+    @property
+    def channels(self) -> int:
+        """How many there are by the file itself: samples of a colour picture, or what its description says."""
+        return max(self.header.samples, self.axes.lengths.get("c", 1) if self.axes is not None else 1)
+
+
 def _pages(
     reading: Reading, planes: pd.DataFrame, order: Sequence[str] | None
 ) -> tuple[pd.DataFrame, Sequence[str] | None]:
-    """The planes of files that hold several, as the first one does: what OME or ImageJ say, else channels or a z-stack.
+    """The planes of files that hold several, as the first one of each channel does.
 
-    Without a description they are channels if the configuration names as many, or a z-stack if it chooses planes of one. Files
-    that differ from the first in their number of planes are refused when they are decoded.
+    They are what OME or ImageJ say, else channels or a z-stack: channels if the configuration names as many, a z-stack if it
+    chooses planes of one. A file that differs from the first of its channel in its number of planes is refused when it is
+    decoded.
     """
     if not reading.images or planes.empty:
         return planes, order
-    first, axes = planes["path"].iloc[0], None
+    groups = dict(list(planes.groupby("channel", sort=False)))
+    first = {channel: _first_pages(reading, rows["path"].iloc[0]) for channel, rows in groups.items()}
+    if len(groups) == 1:
+        ((rows, pages),) = zip(groups.values(), first.values(), strict=True)
+        named = None if pages is None else _pages_of_channels(reading, rows, pages, order)
+        if named is not None:
+            return named
+    parts, stacks, pictures = [], [], []
+    said = _said(planes)
+    for channel, rows in groups.items():
+        pages, part = first[channel], rows
+        if pages is not None:
+            part = rows.assign(file=pages.header.contents)
+            if pages.header.planes > 1:
+                described = _described(part, pages.axes, said) if pages.axes is not None else None
+                if described is not None:
+                    part = described
+                elif pages.channels > 1:
+                    pictures.append(pages)
+                elif reading.config.z == "error":
+                    stacks.append(pages)
+                elif rows.duplicated([name for name in PLACE if name != "z"]).any():
+                    reading.refuse(
+                        f"image files hold {pages.header.planes} planes each, and several files are of one site and channel: "
+                        "export a file a plane",
+                        [pages.path],
+                    )
+                else:
+                    part = pd.concat(
+                        [part.assign(z=n + 1, index=n) for n in range(pages.header.planes)], ignore_index=True
+                    )
+        parts.append(part)
+    _refuse_pages(reading, stacks, pictures, len(groups))
+    return pd.concat(parts, ignore_index=True), order
+
+
+def _first_pages(reading: Reading, path: str) -> _Pages | None:
+    """What a file holds; None if it cannot be read, which is reported when it is packed."""
     try:
-        if is_zarr(first):
-            header = zarr_header(open_image(reading.source, first))
-        else:
-            (content,) = reading.source.read_many([first])
-            header = plane_header(content)
-            axes = tiff_axes(content) if header.planes > 1 and content.startswith(TIFF) else None
+        if is_zarr(path):
+            return _Pages(path, zarr_header(open_image(reading.source, path)), None)
+        (content,) = reading.source.read_many([path])
+        header = plane_header(content)
+        return _Pages(path, header, tiff_axes(content) if header.planes > 1 and content.startswith(TIFF) else None)
     except (BadImageError, UnreadableError):
-        return planes, order  # reported when it is packed
-    count, planes = header.planes, planes.assign(file=header.contents)
-    wanted, z = reading.config.channels, reading.config.z
+        return None
+
+
+def _pages_of_channels(
+    reading: Reading, planes: pd.DataFrame, pages: _Pages, order: Sequence[str] | None
+) -> tuple[pd.DataFrame, Sequence[str] | None] | None:
+    """The planes of files that hold the channels by their description or by the configuration; None if they do not."""
+    count, wanted = pages.header.planes, reading.config.channels
     if count == 1:
-        return planes, order
-    if axes is not None and (axes.lengths.get("c", 1) > 1 or not wanted or len(wanted) != count):
-        described = _described(planes, axes)
+        return None
+    planes, several = planes.assign(file=pages.header.contents), pages.channels > 1
+    if pages.axes is not None and (several or not wanted or len(wanted) != count):
+        described = _described(planes, pages.axes, _said(planes))
         if described is not None:
-            return described, order if axes.lengths.get("c", 1) == 1 else axes.channels or None
-    if wanted and len(wanted) == count and planes["channel"].nunique() == 1:
-        return pd.concat(
-            [planes.assign(channel=name, index=n) for n, name in enumerate(wanted)], ignore_index=True
-        ), wanted
-    if z == "error":
-        reading.refuse(
-            f"image files hold {count} planes each, and one was expected: set screen.z to max or to a plane's number if they are "
-            f"z-stacks, or screen.channels to {count} names if they are channels",
-            [first],
-        )
-        return planes, order
-    if planes.duplicated([name for name in PLACE if name != "z"]).any():
-        reading.refuse(
-            f"image files hold {count} planes each, and several files are of one site and channel: export a file a plane",
-            [first],
-        )
-        return planes, order
-    return pd.concat([planes.assign(z=n + 1, index=n) for n in range(count)], ignore_index=True), order
+            return described, (pages.axes.channels or None) if several else order
+    if wanted and len(wanted) == count:
+        named = [planes.assign(channel=name, index=n) for n, name in enumerate(wanted)]
+        return pd.concat(named, ignore_index=True), wanted
+    return None
 
 
-def _described(planes: pd.DataFrame, axes: TiffAxes) -> pd.DataFrame | None:
-    """The planes of files whose pages have places of their own; None if these contradict the names or table of the files."""
+def _refuse_pages(reading: Reading, stacks: Sequence[_Pages], pictures: Sequence[_Pages], channels: int) -> None:
+    """Refuses files of several planes for which the configuration has no word, those of channels apart from those of others."""
+    for found in (stacks, pictures):
+        by_count: dict[tuple[int, int], list[_Pages]] = {}
+        for pages in found:
+            by_count.setdefault((pages.header.planes, pages.channels), []).append(pages)
+        for (count, named), same in by_count.items():
+            some = f" of {len(same)} of {channels} channels" if len(same) < channels else ""
+            names = f"screen.channels to {count} names" if channels == 1 else ""
+            if named == 1:
+                held = f"{count} planes each"
+                advice = "set screen.z to max or to a plane's number if they are z-stacks"
+                advice += f", or {names} if they are channels" if names else ""
+            else:
+                held = f"{named} channels each" + (" (colour pictures)" if same[0].header.samples > 1 else "")
+                advice = f"set {names}, or " if names and named == count else ""
+                advice += "export each channel as grey, in a file of its own"
+            reading.refuse(
+                f"image files{some} hold {held}, and one was expected: {advice}", [each.path for each in same]
+            )
+
+
+def _said(planes: pd.DataFrame) -> set[str]:
+    """The axes that the names or table of the files tell apart."""
+    return {axis for axis, column in (("c", "channel"), ("z", "z"), ("t", "t")) if planes[column].nunique() > 1}
+
+
+def _described(planes: pd.DataFrame, axes: TiffAxes, said: set[str]) -> pd.DataFrame | None:
+    """The planes of files whose pages have places of their own; None if these contradict what is said of the files."""
     long = {axis for axis, length in axes.lengths.items() if length > 1}
-    said = {axis for axis, column in (("c", "channel"), ("z", "z"), ("t", "t")) if planes[column].nunique() > 1}
     if long & said:
         return None
     parts = []

@@ -186,6 +186,43 @@ def test_pages_are_the_channels_and_steps_that_their_description_says(tmp_path: 
     assert [int(each.max()) for each in pixels_of(source, screen)[f"{tmp_path.name}_A02"]] == expected
 
 
+def test_a_stack_of_one_channel_is_seen_and_projected(tmp_path: Path):
+    stack = np.arange(3, dtype=np.uint16)[:, None, None] * np.ones((1, 8, 8), np.uint16)
+    for well in WELLS:
+        image(tmp_path / f"{well}_s1_w1.tif", grey(7))
+        image(tmp_path / f"{well}_s1_w2.tif", stack)
+    (tmp_path / "map.csv").write_text("well,gene\nA01,a\nA02,b\n")
+    source = ScreenDirectory(tmp_path)
+    with pytest.raises(InputError, match=r"1 of 2 channels hold 3 planes each.*set screen\.z to max.*A01_s1_w2\.tif"):
+        read_screen(source, CONFIG)
+    for z, expected in (("max", 2), (2, 1)):
+        screen = read_screen(source, CONFIG.model_copy(update={"z": z}))
+        assert {each[0].max() for each in pixels_of(source, screen).values()} == {7}
+        assert {each[1].max() for each in pixels_of(source, screen).values()} == {expected}
+    image(tmp_path / "A02_s1_w1.tif", stack)
+    with pytest.raises(InputError, match=r"A02_s1_w1\.tif: .*expected 1 plane, found 3 planes.*screen\.z"):
+        pixels_of(source, read_screen(source, CONFIG.model_copy(update={"z": "max"})))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colours_are_no_stack(tmp_path: Path, suffix: str):
+    for well in WELLS:
+        for wave in ("", "_w1", "_w2"):
+            folder = tmp_path / ("waves" if wave else "one") / f"{well}_s1{wave}.{suffix}"
+            folder.parent.mkdir(exist_ok=True)
+            write_png(folder, np.zeros((8, 8, 3), np.uint8)) if suffix == "png" else tifffile.imwrite(
+                folder, np.zeros((8, 8, 3), np.uint8), photometric="rgb"
+            )
+    for folder, advice in (("one", "set screen.channels to 3 names"), ("waves", "export each channel as grey")):
+        (tmp_path / folder / "map.csv").write_text("well,gene\nA01,a\nA02,b\n")
+        for z in ("error", "max", 1):
+            with pytest.raises(InputError, match=rf"hold 3 channels each \(colour pictures\).*: {advice}") as caught:
+                read_screen(tmp_path / folder, CONFIG.model_copy(update={"z": z}))
+            assert "screen.z" not in str(caught.value)
+    screen = read_screen(tmp_path / "one", CONFIG.model_copy(update={"channels": ("r", "g", "b")}))
+    assert counts(screen) == {well: [[1, 1, 1]] for well in WELLS}
+
+
 def test_a_page_of_another_bit_depth_than_the_first_is_refused(tmp_path: Path):
     for well in WELLS:
         with tifffile.TiffWriter(tmp_path / f"{well}_s1.tif") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from components.core.screen.plane_header import BadImageError
 from components.core.screen.planes import checksums, decode_plane, plane_header
@@ -18,12 +20,22 @@ from components.core.screen.planes import checksums, decode_plane, plane_header
 SCREENS = Path(__file__).resolve().parents[5] / "shared" / "screens"
 REAL = sorted(path for path in SCREENS.rglob("*") if path.suffix.lower() in (".tif", ".tiff"))
 PIXELS = np.random.default_rng(0).normal(900, 200, (2, 3, 41, 57)).clip(0, 60000).astype(np.uint16)
+BYTES = (PIXELS[0, 0] % 256).astype(np.uint8)
 STRIPS = {"compression": "lzw", "predictor": True, "rowsperstrip": 7}
 
 
 def tiff(pixels, **options) -> bytes:
     file = io.BytesIO()
     tifffile.imwrite(file, pixels, **options)
+    return file.getvalue()
+
+
+def coloured(kind: str, palette: list[tuple[int, int, int]]) -> bytes:
+    """BYTES as indices of a palette."""
+    picture = Image.fromarray(BYTES)
+    picture.putpalette(list(itertools.chain(*palette)))
+    file = io.BytesIO()
+    picture.save(file, kind)
     return file.getvalue()
 
 
@@ -84,6 +96,20 @@ def test_planes_are_pages_and_their_samples():
         assert plane_header(data).planes == 6
         for index in range(6):
             assert np.array_equal(plane(data, index), PIXELS.reshape(6, 41, 57)[index])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("shades", [(1, 1, 1), (0, 1, 0), (0.3, 0.5, 1)], ids=str)
+def test_a_palette_of_shades_is_read_as_grey(kind, shades):
+    palette = [tuple(round(share * n) for share in shades) for n in range(256)]
+    assert np.array_equal(plane(coloured(kind, palette)), BYTES)
+
+
+@pytest.mark.parametrize("options", [{}, STRIPS, {"byteorder": ">"}], ids=str)
+def test_signed_pixels_that_are_not_negative_are_read(options):
+    data = tiff(PIXELS[0, 0].clip(0, 32767).astype(np.int16), **options)
+    assert plane_header(data).dtype == "uint16"
+    assert np.array_equal(plane(data), PIXELS[0, 0].clip(0, 32767))
 
 
 def test_smaller_versions_of_a_page_are_no_planes():
@@ -175,7 +201,11 @@ def test_rejects_sizes_of_strips_that_cannot_be(kind, change, message):
         (b"BM" + bytes(50), "found a BMP"),
         (b"version https://git-lfs.github.com/spec/v1", "pointer of Git LFS"),
         (tiff(PIXELS[0, 0].astype(np.float32)), "expected 8- or 16-bit unsigned pixels, found float32"),
-        (tiff(PIXELS[0, 0].astype(np.int16)), "found int16"),
+        (tiff(PIXELS[0, 0].astype(np.int32)), "found int32"),
+        (tiff(PIXELS[0, 0].astype(np.int16) - 2000), "pixels below zero"),
+        (tiff(PIXELS[0, 0], photometric="miniswhite"), "white is zero"),
+        (coloured("TIFF", [(255 - n, n // 2, n) for n in range(256)]), "a palette other than"),
+        (coloured("PNG", [(255 - n, n // 2, n) for n in range(256)]), "a palette other than"),
         (
             cv2.imencode(".png", np.zeros((9, 9), np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes(),
             "found 1-bit grey",
