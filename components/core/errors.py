@@ -68,6 +68,12 @@ def one_line(faults: Sequence[str]) -> str:
     return f"{len(faults)} faults: {' | '.join(faults[:SHOWN])}{more}"
 
 
+def joined(errors: Sequence[InputError]) -> InputError:
+    """Several errors as one."""
+    places = [place for error in errors for place in error.places or (str(error),)]
+    return InputError(one_line(places), places)
+
+
 def known_error(error: OSError) -> InputError | StepError | None:
     """An error of the operating system that names a path, as bad input; a full or failing disk as the failure of a step."""
     if error.errno in _DISK_ERRORS:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import PackConfig
+from components.core.errors import InputError, joined
 from components.core.screen import ome_zarr
 from components.core.screen.histograms import GREYS, count_greys
 from components.core.screen.images import Contents, PlateFiles, SiteFiles, decode_channel, file_checksums, read_sites
@@ -122,7 +123,7 @@ class BatchPacker:
         Returns when all is written.
 
         Raises:
-            InputError: an image cannot be read, is damaged or of another kind, size or bit depth; sites before it are written.
+            InputError: images cannot be read, are damaged or of another kind, size or bit depth; other sites are written.
         """
         contents = read_sites(self._packing.source, batch.sites, self._channels)
         packed: list[PackedSite] = []
@@ -133,10 +134,16 @@ class BatchPacker:
         total_CG = np.zeros((len(self._channels), greys), np.int64)
         controls_CG = np.zeros_like(total_CG) if any(site.well in batch.controls for site in batch.sites) else None
 
+        broken: list[InputError] = []
+
         def chunks() -> Iterator[tuple[str, bytes]]:
             for site, files in zip(batch.sites, contents, strict=True):
                 with self._computing:
-                    images, pixels_CHW, counts_CG = self._decoded(site, files, batch.ranges)
+                    try:
+                        images, pixels_CHW, counts_CG = self._decoded(site, files, batch.ranges)
+                    except InputError as error:
+                        broken.append(error)
+                        continue
                     chunk = ome_zarr.encode_chunk(pixels_CHW, self._packing.pack) if batch.work is Work.PACK else b""
                 np.add(total_CG, counts_CG, out=total_CG)
                 if controls_CG is not None and site.well in batch.controls:
@@ -152,6 +159,8 @@ class BatchPacker:
                 yield f"{batch.prefix}/{key}", chunk
 
         self._packing.store.put_many(chunks())
+        if broken:
+            raise joined(broken)
         return PackedBatch(tuple(packed), total_CG, controls_CG)
 
     def _checksums(self, site: SiteFiles, contents: Contents) -> tuple[str, ...]:
@@ -166,11 +175,18 @@ class BatchPacker:
         pixels_CHW = _array("files", form)
         packed_CHW = _array("rescaled", replace(form, dtype="uint8")) if ranges else pixels_CHW
         counts_CG = np.empty((len(self._channels), GREYS[packed_CHW.dtype.name]), np.int64)
+        broken: list[InputError] = []
         for channel in range(len(self._channels)):
-            decode_channel(self._packing.source, site, channel, contents, pixels_CHW[channel], self._channels)
+            try:
+                decode_channel(self._packing.source, site, channel, contents, pixels_CHW[channel], self._channels)
+            except InputError as error:
+                broken.append(error)
+                continue
             if ranges:
                 np.take(_rescaling(ranges[channel]), pixels_CHW[channel], out=packed_CHW[channel], mode="clip")
             count_greys(packed_CHW[channel], counts_CG[channel])  # now, while it is in the cache
+        if broken:
+            raise joined(broken)
         return images, packed_CHW, counts_CG
 
 

@@ -9,7 +9,7 @@ from posixpath import basename, commonpath, dirname, relpath
 
 import numpy as np
 
-from components.core.errors import InputError, one_line
+from components.core.errors import InputError, joined, one_line
 from components.core.screen.plane_header import BadImageError, ImageForm, Pixels
 from components.core.screen.planes import Content, checksums, decode_plane, pixel_size, plane_header
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
@@ -178,16 +178,19 @@ def file_checksums(
     """Checksums of a site's files, in order of `paths`: files of the same size and checksums are the same.
 
     Raises:
-        InputError: a PNG is damaged; names file, channel and well.
+        InputError: PNGs are damaged; names file, channel and well of each.
     """
     found: dict[str, str] = {}
+    broken: list[InputError] = []
     for plane, content in contents.items():
         if isinstance(content, bytes) and plane.path in found:
             continue
         try:
             found[plane.path] = found.get(plane.path, "") + checksums(content)
         except BadImageError as error:
-            raise _bad_image(source, site, plane, channels, error) from None
+            broken.append(_bad_image(source, site, plane, channels, error))
+    if broken:
+        raise joined(broken)
     return tuple(found.values())
 
 

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from components.core.config import FrozenModel
-from components.core.errors import InputError, MissingObjectError, StepError
+from components.core.errors import InputError, MissingObjectError, StepError, StoreAccessError, joined
 from components.core.processes import cores, worker_processes
 from components.core.screen import ome_zarr
 from components.core.screen.batches import Batch, BatchPacker, PackedBatch, PackedSite, Packing, Range, Work, batches
@@ -155,9 +155,20 @@ class _Submitted:
         return bool(self._waiting)
 
     def sites(self) -> Iterator[tuple[SiteFiles, PackedSite]]:
-        """The sites in order, each when its batch has ended; raises what a batch raised."""
+        """The sites in order, each when its batch has ended; raises what a batch raised, of bad images those of all batches."""
+        broken: list[InputError] = []
         for batch, future in self._waiting:
-            yield from zip(batch.sites, future.result(), strict=True)
+            try:
+                sites = future.result()
+            except StoreAccessError:
+                raise
+            except InputError as error:
+                broken.append(error)
+                continue
+            if not broken:
+                yield from zip(batch.sites, sites, strict=True)
+        if broken:
+            raise joined(broken)
 
     def _ended(self, sites: Future[tuple[PackedSite, ...]], done: Future[PackedBatch]) -> None:
         try:
@@ -189,8 +200,8 @@ def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResul
         The plates in their order, each when it is in the store.
 
     Raises:
-        InputError: an image is missing, damaged or of another kind or size. The plates before it are complete, nothing is
-            left of the others.
+        InputError: images are missing, damaged or of another kind or size; names those of a plate together. The plates before
+            it are complete, nothing is left of the others.
         StepError: a worker process was killed.
     """
     queued: deque[_PlateTask] = deque()

@@ -239,6 +239,19 @@ def test_an_image_of_another_form_is_refused_and_leaves_nothing(tmp_path: Path, 
     assert not store.objects
 
 
+def test_broken_images_of_a_plate_are_named_together_and_nothing_is_left(tmp_path: Path):
+    plate, store = write_plate(tmp_path), MemoryStore()
+    names = [f"{well}_f{site}_c{c}.TIFF" for well, site, c in (("A01", 2, 1), ("A01", 2, 2), ("AA48", 2, 0))]
+    for name in names:
+        path = tmp_path / "BR_1" / name
+        path.write_bytes(path.read_bytes()[:-100])
+    packing = packing_of(tmp_path, screen_of(plate), store)
+    with pytest.raises(InputError, match=r"^3 faults: ") as caught:
+        list(pack_plates(packing, [plate]))
+    assert [name in place for name, place in zip(names, caught.value.places, strict=True)] == [True] * 3
+    assert not store.objects
+
+
 def test_the_first_image_gives_the_form_which_may_be_required(tmp_path: Path):
     screen = screen_of(write_plate(tmp_path))
     form = image_form(ScreenDirectory(tmp_path), screen, (20, 28))
