@@ -146,7 +146,7 @@ class _Headers:
 
 
 def _images(source: ScreenSource, screen: Screen, form: ScreenConfig) -> tuple[list[Finding], _Headers]:
-    """Reads some images of every plate, and decodes them."""
+    """Reads images of some sites, and decodes them."""
     headers, findings = _Headers(), []
     bad: list[str] = []
     partial: list[str] = []
@@ -214,13 +214,13 @@ def _look(source: ScreenSource, plane: Plane) -> tuple[PlaneHeader, int, tuple[i
 
 
 def _some_planes(source: ScreenSource, screen: Screen) -> list[tuple[Plane, str]]:
-    """Planes of some sites, of every plate and evenly spread over its sites, and what they are of."""
+    """Planes of some sites, evenly spread over plates and the sites of each, and what they are of."""
     remote = any("://" in source.address(path) for path in _first_paths(screen.plates))
-    most = REMOTE_SITES if remote else SITES
+    most, count = REMOTE_SITES if remote else SITES, len(screen.plates)
     found = []
-    for plate in screen.plates:
+    for plate in [screen.plates[k * count // min(count, most)] for k in range(min(count, most))]:
         sites = [(well.well, site) for well in plate.wells for site in well.sites]
-        each = min(max(1, most // len(screen.plates)), len(sites))
+        each = min(max(1, most // count), len(sites))
         for n in range(each):
             well, site = sites[n * len(sites) // each]
             for number, (channel, planes) in enumerate(zip(screen.channels, site.channels, strict=True), start=1):

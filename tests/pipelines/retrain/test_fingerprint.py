@@ -92,7 +92,7 @@ def test_a_rewritten_object_of_a_screen_in_a_bucket_is_a_change(screen: TinyScre
 
 
 def test_rejects_a_folder_without_a_screen(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("id_code\n")
+    (tmp_path / "train.csv").write_text("id_code,well\n")
     for folder, message in ((tmp_path / "none", "no such directory"), (tmp_path, "column experiment is missing")):
         with pytest.raises(InputError, match=message):
             fingerprint_of(ScreenDirectory(folder), CONFIG, IMAGES, ObjectStore(tmp_path))

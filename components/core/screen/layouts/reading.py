@@ -70,6 +70,8 @@ class Reading:
     missing: bool = False
     _paths: list[str] | None = None
     _headers: dict[str, list[str]] = field(default_factory=dict)
+    _kept: dict[str, bytes] = field(default_factory=dict)
+    """Tables of which the header was read, until they are read themselves."""
 
     def paths(self) -> list[str]:
         """Paths of all files, sorted; they are listed once."""
@@ -79,6 +81,8 @@ class Reading:
 
     def content(self, path: str) -> bytes:
         """The bytes of a file. InputError if it cannot be read."""
+        if path in self._kept:
+            return self._kept.pop(path)
         try:
             return self.source.read_many([path])[0]
         except UnreadableError as error:
@@ -88,7 +92,8 @@ class Reading:
         """The columns of a table; none if it is no table."""
         if path not in self._headers:
             try:
-                self._headers[path] = list(read_table(self.content(path), path, (), records=False).columns)
+                self._kept[path] = content = self.content(path)
+                self._headers[path] = list(read_table(content, path, (), records=False).columns)
             except InputError:
                 self._headers[path] = []
         return self._headers[path]
