@@ -8,7 +8,7 @@ microscopes mean them, the folder above is the plate's, and one above that the e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -38,6 +38,8 @@ _STEP = re.compile(r"(?i)(?:TimePoint_(?P<t>\d+)|ZStep_(?P<z>\d+)|Images|TIFF?s?
 _MEASUREMENT = re.compile(r"(?P<after>.+?)__\d{4}-\d\d-\d\dT.*|\d{8}T\d{6}_(?P<before>.+)")
 """Folder of a measurement as Harmony (the plate's name, the time, a number) or CellVoyager (the time, the plate's name) call it."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_MADE = re.compile(r"(?i).*[-_ .](?:masks?|overlays?|outlines?|labels?|objects|segmented|segmentations?)(?:\.ome)?\.\w+")
+"""Names of images that an analysis makes."""
 _PLACES = ("well", "row", "column", "site", "channel", "z", "t")
 _CHOOSE = "give the folder of those that are meant as the screen, or set screen.pattern to a pattern that only they fit"
 
@@ -90,12 +92,8 @@ def _pattern(reading: Reading, images: list[str]) -> tuple[re.Pattern[str], bool
     """The pattern, and whether it is for whole paths; else it is for the names of files."""
     wanted = reading.config.pattern
     if wanted is None:
-        counts = {
-            text: sum(bool(re.compile(text, re.IGNORECASE).fullmatch(named_part(path, text))) for path in images)
-            for text in PATTERNS.values()
-        }
-        best = max(counts, key=lambda text: counts[text])
-        if not counts[best]:
+        best = _most_fit([path for path in images if not _is_made(path)]) or _most_fit(images)
+        if best is None:
             raise InputError(
                 f"{reading.source.address()}: {len(images)} images whose names fit no known microscope, such as {images[0]}; set "
                 "screen.pattern to a regular expression with the named groups well, site and channel"
@@ -115,6 +113,35 @@ def _pattern(reading: Reading, images: list[str]) -> tuple[re.Pattern[str], bool
     return pattern, True
 
 
+def _is_made(path: str) -> bool:
+    """Whether an image is called like what an analysis makes of others, or is in a folder of such."""
+    return is_derived(path.rpartition("/")[0]) or _MADE.fullmatch(path) is not None
+
+
+def _most_fit(images: Sequence[str]) -> str | None:
+    """The microscope's pattern that most images fit; None if none fits any."""
+    fits = {
+        text: [match for path in images if (match := re.compile(text, re.IGNORECASE).fullmatch(named_part(path, text)))]
+        for text in PATTERNS.values()
+    }
+    best = max(fits, key=lambda text: len(fits[text]))
+    microscope = PATTERNS["imagexpress"]
+    if best == PATTERNS["plain"] and 4 * sum(bool(match["channel"]) for match in fits[microscope]) >= len(fits[best]):
+        return microscope  # channels that ImageXpress numbered, and several images that were made of each
+    return best if fits[best] else None
+
+
+def _partly_made(rows: list[_Image]) -> set[str]:
+    """Channels, called masks or alike, that some sites of the others lack: an analysis was not of all."""
+    sites: dict[str, set[tuple[tuple[str, ...], str, str]]] = {}
+    made: dict[str, bool] = {}
+    for image in rows:
+        sites.setdefault(image.channel, set()).add((image.folders, image.well, image.site))
+        made[image.channel] = _MADE.fullmatch(image.path) is not None
+    whole = set().union(*(having for channel, having in sites.items() if not made[channel]))
+    return {channel for channel, having in sites.items() if made[channel] and not whole <= having}
+
+
 def _planes(reading: Reading, images: list[str], pattern: re.Pattern[str], whole: bool) -> pd.DataFrame:
     """A row an image whose path fits, with the columns of stacks.COLUMNS, `folder`, which it is in, and `folders`, the plate's."""
     rows, others = [], []
@@ -129,6 +156,10 @@ def _planes(reading: Reading, images: list[str], pattern: re.Pattern[str], whole
             f"{reading.source.address()}: none of {len(images)} images fits screen.pattern {reading.config.pattern}, for example "
             f"{images[0]}"
         )
+    if not whole and pattern.pattern == PATTERNS["plain"]:
+        made = _partly_made(rows)
+        others += [image.path for image in rows if image.channel in made]
+        rows = [image for image in rows if image.channel not in made]
     _report_others(reading, rows, others)
     planes = pd.DataFrame(rows, columns=_Image._fields)
     if all(len(image.folders) and _of_well(image.folders[-1]) == image.well for image in rows):

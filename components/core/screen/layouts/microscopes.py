@@ -23,9 +23,11 @@ PATTERNS: dict[str, str] = {
     "incucyte": rf"{_BEFORE}{_WELL}_(?P<site>\d+)_(?P<t>\d+d\d+h\d+m|\d+y\d+m\d+d_\d+h\d+m){END}",
     "bdpathway": rf"Well (?P<well>[A-Z]{{1,2}}\d{{1,3}})/(?P<channel>[^/]+?) - n(?P<t>\d+){END}",
     "imagexpress": rf"{_BEFORE}{_WELL}(?:_s(?P<site>\d+))?(?:_w(?P<channel>\d+?))?(?:_z(?P<z>\d+))?(?:_t(?P<t>\d+))?{_GUID}{END}",
-    "plain": rf"{_WELL}(?:_s?(?P<site>\d+))?_(?P<channel>[A-Z][^_/.]*){END}",
+    "plain": rf"{_WELL}(?:_s?(?P<site>\d+))?_(?![SWZT]\d+{_GUID}[_.])(?P<channel>[A-Z][^_/.]*){END}",
 }
-"""File names, of BD Pathway with their folder, in the order in which they are tried: ImageXpress's and plain ones fit many."""
+"""File names, of BD Pathway with their folder, in the order in which they are tried: ImageXpress's and plain ones fit many.
+
+No name fits both of these."""
 ALIASES = {
     "operetta": "phenix",
     "opera": "phenix",

@@ -219,6 +219,35 @@ def test_a_folder_that_loses_all_its_images_is_refused(tmp_path: Path):
     assert len(read_screen(masks, CONFIG).plates) == 1
 
 
+@pytest.mark.parametrize(
+    ("forms", "made", "channels", "sites"),
+    [
+        (["P1/{w}_s1_w1.tif", "P1/{w}_s1_w2.tif"], ["P1/{w}_s1_mask.tif"], ("1", "2"), 1),
+        (["P1/{w}_s1.tif", "P1/{w}_s2.tif"], ["P1/{w}_overlay.tif"], ("1",), 2),
+        (["P1/{w}_s1_w1.tif"], ["P1/segmentation/{w}_s1_cells.tif", "P1/segmentation/{w}_s1_nuclei.tif"], ("1",), 1),
+        (["P1/{w}_s1_w1.tif"], ["P1/{w}_s1_cells.tif", "P1/{w}_s1_nuclei.tif", "P1/{w}_s1_rim.tif"], ("1",), 1),
+        (["P1/{w}_s1.tif"], ["P1/{w}_s1_outlines.tif", "P1/{w}_s1_mask.ome.tif"], ("1",), 1),
+        (["P1/{w}_w1.tif"], ["P1/{w}_nuclei_objects.tif"], ("1",), 1),
+    ],
+)
+def test_what_an_analysis_made_of_images_is_left_out(
+    tmp_path: Path, forms: list[str], made: list[str], channels: tuple[str, ...], sites: int
+):
+    screen = read_screen(write(tmp_path, wells(*forms, *made)), CONFIG)
+    assert (screen.channels, len(screen.plates), len(paths(screen))) == (channels, 1, 3 * sites)
+    assert {path for each in paths(screen).values() for path in each} == set(wells(*forms))
+    assert any(f"{3 * len(made)} images with other names are left out" in text for text in screen.warnings)
+
+
+def test_a_channel_of_masks_is_read_where_every_site_has_it(tmp_path: Path):
+    root = write(tmp_path, wells("P1/{w}_dapi.tif", "P1/{w}_actin.tif", "P1/{w}_mask.tif"))
+    assert read_screen(root, CONFIG).channels == ("actin", "dapi", "mask")
+    (root / "P1/B01_mask.tif").unlink()
+    screen = read_screen(root, CONFIG)
+    assert (screen.channels, len(paths(screen))) == (("actin", "dapi"), 3)
+    assert any("2 images with other names" in text for text in screen.warnings)
+
+
 @pytest.mark.parametrize("name", ["P1/A01.czi", "001001000.flex", "P1/A.JP2", "a.tif.gz"])
 def test_formats_of_microscopes_are_named(tmp_path: Path, name: str):
     (tmp_path / name).parent.mkdir(exist_ok=True)
