@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 
 from components.core.screen.layouts.reading import Reading
 
+_CORRECTION = r"(?:[-_ ]?corr(?:ected|ection)?)?"
 _WORD = (
-    r"(?:corr(?:ected)?|illum\w*|flat(?:[-_ ]?field)?\w*|mips?|max(?:[-_ ]?(?:ip|proj\w*))?|proj(?:ect\w*)?|raw|originals?|"
-    r"process(?:ed)?|aligned|registered|denoised?|decon\w*|stitched|compressed|converted|normali[sz]ed|background|"
-    r"masks?|outlines?|overlays?|segment\w*|labels?|montages?|thumb\w*|tiffs?|tifs?|pngs?|jpe?gs?|8[-_ ]?bit|16[-_ ]?bit)"
+    rf"(?:corr(?:ected|ection)?|illum(?:ination)?{_CORRECTION}|flat(?:[-_ ]?field(?:ed)?)?{_CORRECTION}|mips?|"
+    r"max(?:[-_ ]?(?:ip|proj(?:ected|ections?)?))?|proj(?:ected|ections?)?|raw|originals?|process(?:ed)?|aligned|registered|"
+    r"denoised?|decon(?:v(?:olved|olution)?)?|stitched|compressed|converted|normali[sz]ed|background|masks?|outlines?|overlays?|"
+    r"seg(?:ment(?:ed|ations?))?|labels?|montages?|thumb(?:nail)?s?|cop(?:y|ies)|backups?|"
+    r"tiffs?|tifs?|pngs?|jpe?gs?|8[-_ ]?bit|16[-_ ]?bit)"
 )
 _DERIVED = re.compile(rf"(?i){_WORD}(?:[-_ .]{_WORD}|[-_ .]?images?)*")
-_SUFFIX = re.compile(rf"(?i)(?P<stem>.+?)(?:[-_ .]{_WORD})+")
+_SUFFIX = re.compile(rf"(?i)(?P<stem>.+?)(?:[-_ .]+{_WORD})+")
 _BARCODE = re.compile(r".*\d{4}.*")
 
 Place = tuple[str, ...]
@@ -26,7 +29,9 @@ def is_derived(folder: str) -> bool:
 
 
 def refuse_copies(reading: Reading, folders: Iterable[Place], imaged: Iterable[str], choose: str) -> None:
-    """Refuses plates that look like copies of each other; warns of one barcode in several experiments.
+    """Refuses plates that look like copies of each other; warns of those that may be, by their names.
+
+    A screen.pattern that says experiments and plates is taken at its word, with a warning.
 
     Args:
         reading: receives findings.
@@ -37,51 +42,48 @@ def refuse_copies(reading: Reading, folders: Iterable[Place], imaged: Iterable[s
     plates: dict[Place, set[str]] = {}
     for place, well in zip(folders, imaged, strict=True):
         plates.setdefault(place, set()).add(well)
-    copies = sorted({" and ".join("/".join(each) for each in sorted(pair, key=len)) for pair in _copies(plates)})
-    if copies:
+    copies = _pairs(plates, _stem)
+    if (
+        copies
+        and reading.config.pattern
+        and {"experiment", "plate"} <= re.compile(reading.config.pattern).groupindex.keys()
+    ):
+        reading.warn("folders that look like copies of one plate are plates of their own by screen.pattern", copies)
+    elif copies:
         reading.refuse(
             "folders that look like copies of one plate, with the same wells; as plates of their own they would be in training and "
-            f"in validation at once: {choose}",
+            f"in validation at once: {choose}; if they are several plates, say so by a screen.pattern with the groups experiment "
+            "and plate, or rename them",
             copies,
         )
-        return
-    same: dict[str, list[Place]] = {}
-    for place in plates:
-        if place and _BARCODE.fullmatch(place[-1]):
-            same.setdefault(place[-1], []).append(place)
-    several = [" and ".join("/".join(each) for each in places) for places in same.values() if len(places) > 1]
-    if several:
-        reading.warn("plates of one barcode in several folders: are they copies?", several)
+    else:
+        several = _pairs(plates, lambda place: place[-1:], _may_be_one)
+        if several:
+            reading.warn("plates of one name in several folders: are they copies?", several)
 
 
-def _copies(wells: Mapping[Place, set[str]]) -> Iterator[tuple[Place, Place]]:
-    """Pairs that differ by words of processing alone, or of which one is in a further folder, and that share wells."""
-    stems: dict[Place, list[Place]] = {}
-    names: dict[str, list[Place]] = {}
-    for place in wells:
-        stems.setdefault(_stem(place), []).append(place)
-        names.setdefault(place[-1] if place else "", []).append(place)
-    for group in stems.values():
-        yield from ((a, b) for a, b in combinations(group, 2) if wells[a] & wells[b])
-    for group in names.values():
-        if len({len(place) for place in group}) > 1:
-            for a, b in combinations(sorted(group, key=len), 2):
-                if len(a) < len(b) and _within(a, b) and wells[a] & wells[b]:
-                    yield a, b
+def _pairs(
+    wells: Mapping[Place, set[str]],
+    alike: Callable[[Place], Place],
+    further: Callable[[Place, Place], bool] = lambda short, long: True,
+) -> list[str]:
+    """Pairs of folders that share wells and are alike, for a message; `further` is asked with the shorter path first."""
+    groups: dict[Place, list[Place]] = {}
+    for place in sorted(wells, key=len):
+        groups.setdefault(alike(place), []).append(place)
+    pairs = [
+        (a, b) for group in groups.values() for a, b in combinations(group, 2) if further(a, b) and wells[a] & wells[b]
+    ]
+    return sorted(f"{'/'.join(a) or 'the folder itself'} and {'/'.join(b)}" for a, b in pairs)
 
 
 def _stem(place: Place) -> Place:
     """A folder without what words of processing say."""
-    parts = []
-    for part in place:
-        if _DERIVED.fullmatch(part):
-            continue
-        match = _SUFFIX.fullmatch(part)
-        parts.append(match["stem"] if match else part)
-    return tuple(parts) or place
+    matches = [(part, _SUFFIX.fullmatch(part)) for part in place if not _DERIVED.fullmatch(part)]
+    return tuple(match["stem"] if match else part for part, match in matches)
 
 
-def _within(short: Place, long: Place) -> bool:
-    """Whether all parts of a path are in the other, in order."""
+def _may_be_one(short: Place, long: Place) -> bool:
+    """Whether two folders of one name have a barcode, or one has all parts of the other, in order, and further ones."""
     parts = iter(long)
-    return all(part in parts for part in short)
+    return _BARCODE.fullmatch(long[-1]) is not None or (len(short) < len(long) and all(part in parts for part in short))

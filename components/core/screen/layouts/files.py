@@ -38,7 +38,9 @@ _STEP = re.compile(r"(?i)(?:TimePoint_(?P<t>\d+)|ZStep_(?P<z>\d+)|Images|TIFF?s?
 _MEASUREMENT = re.compile(r"(?P<after>.+?)__\d{4}-\d\d-\d\dT.*|\d{8}T\d{6}_(?P<before>.+)")
 """Folder of a measurement as Harmony (the plate's name, the time, a number) or CellVoyager (the time, the plate's name) call it."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_MADE = re.compile(r"(?i).*[-_ .](?:masks?|overlays?|outlines?|labels?|objects|segmented|segmentations?)(?:\.ome)?\.\w+")
+_MADE = re.compile(
+    r"(?i).*[-_ .](?:masks?|overlays?|outlines?|labels?|objects|segmented|segmentations?)(?:\.ome)?\.\w+"
+)
 """Names of images that an analysis makes."""
 _PLACES = ("well", "row", "column", "site", "channel", "z", "t")
 _CHOOSE = "give the folder of those that are meant as the screen, or set screen.pattern to a pattern that only they fit"

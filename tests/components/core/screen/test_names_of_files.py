@@ -179,24 +179,52 @@ def test_words_and_dates_of_batches_are_no_cell_types(tmp_path: Path, batches: t
     "folders",
     [
         ("P1", "corrected/P1"),
-        ("raw/P1", "mine/raw/P1"),
+        ("raw/P1", "backup/raw/P1"),
         ("raw/P1", "illum_corrected/P1"),
         ("B/P1", "B/P1_mip"),
         ("B/P1/TIFF", "B/P1/JPEG"),
         ("B/P1", "B_corrected/P1"),
+        ("B/P1", "B/P1 - Copy"),
+        ("raw", "corrected"),
+        ("B/raw", "B/illum_corr"),
+        (".", "corrected"),
     ],
 )
 def test_derived_copies_of_a_plate_are_refused(tmp_path: Path, folders: tuple[str, str]):
     root = write(tmp_path, wells(*(f"{folder}/x_{{w}}_s1_w1.tif" for folder in folders)))
     with pytest.raises(InputError, match="copies of one plate"):
         read_screen(root, CONFIG)
-    wanted = rf"^{folders[0]}/\w_(?P<well>\w\d\d)"
+    wanted = rf"^{folders[0].lstrip('.')}/?\w_(?P<well>\w\d\d)"
     assert len(read_screen(root, CONFIG.model_copy(update={"pattern": wanted})).plates) == 1
 
 
-def test_the_same_plate_names_in_several_experiments_are_no_copies(tmp_path: Path):
-    root = write(tmp_path, wells(*(f"{batch}/Plate{n}/x_{{w}}_s1_w1.tif" for batch in ("E1", "E2") for n in (1, 2))))
-    assert len(read_screen(root, CONFIG).plates) == 4
+@pytest.mark.parametrize(
+    ("folders", "doubtful"),
+    [
+        (("E1/P1", "E2/P1"), False),
+        (("ProjectA/P1", "ProjectB/P1"), False),
+        (("P_Segment1", "P_Segment2"), False),
+        (("Illumina1/P1", "Illumina2/P1"), False),
+        (("Flat_1/P", "Flat_2/P"), False),
+        (("Labelled/P", "P"), True),
+        (("b1/P1", "b1/repeat/P1"), True),
+        (("E1/20231", "E2/20231"), True),
+    ],
+)
+def test_plates_of_ordinary_names_are_no_copies(tmp_path: Path, folders: tuple[str, str], doubtful: bool):
+    screen = read_screen(write(tmp_path, wells(*(f"{folder}/x_{{w}}_s1_w1.tif" for folder in folders))), CONFIG)
+    assert len(screen.plates) == 2
+    assert any("are they copies" in text for text in screen.warnings) == doubtful
+
+
+def test_a_pattern_says_that_what_looks_like_a_copy_is_a_plate(tmp_path: Path):
+    root = write(tmp_path, wells("E/P1/x_{w}_s1_w1.tif", "E/P1_max/x_{w}_s1_w1.tif"))
+    with pytest.raises(InputError, match=r"screen\.pattern with the groups experiment and plate"):
+        read_screen(root, CONFIG)
+    pattern = r"(?P<experiment>\w+)/(?P<plate>\w+)/x_(?P<well>\w\d\d)_s1"
+    screen = read_screen(root, CONFIG.model_copy(update={"pattern": pattern}))
+    assert plates(screen) == {"P1": "E", "P1_max": "E"}
+    assert any("copies of one plate" in text for text in screen.warnings)
 
 
 def test_what_systems_leave_among_images_is_passed_over(tmp_path: Path):
