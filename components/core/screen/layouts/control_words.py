@@ -5,7 +5,21 @@ from __future__ import annotations
 import re
 
 _SURE = frozenset(
-    ("dmso", "untreated", "mock", "vehicle", "scrambled", "negcon", "non targeting", "nontargeting", "no treatment")
+    (
+        *(
+            "dmso",
+            "untreated",
+            "non treated",
+            "nontreated",
+            "no treatment",
+            "no drug",
+            "no compound",
+            "mock",
+            "vehicle",
+            "negcon",
+        ),
+        *("scramble", "scrambled", "non targeting", "nontargeting", "ntc"),
+    )
 )
 _MAYBE = frozenset(("neg control", "negative control", "neg ctrl", "negative ctrl", "neg con", "control negative"))
 _BESIDE = frozenset(("control", "ctrl", "only", "alone", "treated", "neg", "negative", "sirna", "guide", "sgrna"))
@@ -13,12 +27,14 @@ _EMPTY = frozenset(("empty", "blank", "empty well", "no cells", "unused"))
 _LIKE = frozenset(
     ("control", "ctrl", "neg", "negative", "negcon", "pbs", "water", "h2o", "medium", "media", "solvent", "dmso")
 )
-_AMOUNT = re.compile(r"\d+(?:[.,]\d+)?\s*(?:%|(?:v/v|[munpµμ]?m|[munpµμ]?g/ml|percent)(?![a-z]))?(?:\s*v/v)?")
+_AMOUNT = re.compile(
+    r"\d+(?:[.,]\d+)?\s*(?:%|(?:v/v|[munpµμ]?m|[munpµμ]?g/ml|percent|h(?:rs?|ours?)?)(?![^\W\d_]))?(?:\s*\(?v/v\)?)?"
+)
 
 
 def _words(label: str) -> list[str]:
     plain = _AMOUNT.sub(" ", label.casefold())
-    return [word for word in re.split(r"[^a-z]+", plain) if word]
+    return [word for word in re.split(r"[\W\d_]+", plain) if word]
 
 
 def is_negative(label: str) -> bool:

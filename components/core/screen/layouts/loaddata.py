@@ -12,6 +12,7 @@ illumination functions are no images. Source: https://cellprofiler-manual.s3.ama
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from posixpath import join
 
 import pandas as pd
@@ -59,30 +60,29 @@ def found(reading: Reading) -> bool:
 
 
 def _tables(reading: Reading) -> list[str]:
-    """The LoadData tables: one in the screen's folder, or one a plate below load_data_csv."""
-    names = sorted(name for name in reading.names if _FILE.fullmatch(name))
-    if not names:
-        below = sorted(
-            facts.name
-            for facts in reading.source.list_trees(["load_data_csv", "workspace/load_data_csv"])
-            if _FILE.fullmatch(facts.name)
-        )
-        folders = {
-            path.rpartition("/")[0]: path
-            for path in reversed([path for path in below if "illum" not in path.lower()] or below)
-        }
-        return sorted(folders.values()) or [
-            name
-            for name in sorted(reading.names)
-            if _TABLE.fullmatch(name) and name != reading.config.plate_map and _are_load_data(reading.header(name))
-        ]
-    plain = [name for name in names if "illum" not in name.lower()]
-    return (plain or names)[:1] if len({_stem(name) for name in plain or names}) == 1 else plain or names
+    """The LoadData tables: those in the screen's folder, or in the folders below load_data_csv."""
+    named = _in_folders(reading.names) or _in_folders(
+        facts.name for facts in reading.source.list_trees(["load_data_csv", "workspace/load_data_csv"])
+    )
+    return named or [
+        name
+        for name in sorted(reading.names)
+        if _TABLE.fullmatch(name) and name != reading.config.plate_map and _are_load_data(reading.header(name))
+    ]
 
 
-def _stem(name: str) -> str:
-    match = _FILE.fullmatch(name)
-    return match[1] if match else name
+def _in_folders(paths: Iterable[str]) -> list[str]:
+    """The paths of tables that are called so: of each folder all but those of illumination functions; one a name in two forms."""
+    folders: dict[str, dict[str, str]] = {}
+    for path in sorted(paths):
+        folder, _, name = path.rpartition("/")
+        if match := _FILE.fullmatch(name):
+            folders.setdefault(folder, {}).setdefault(match[1], path)
+    chosen: list[str] = []
+    for stems in folders.values():
+        plain = [path for stem, path in stems.items() if "illum" not in stem.lower()]
+        chosen += plain or stems.values()
+    return chosen
 
 
 def _are_load_data(columns: list[str]) -> bool:
@@ -99,7 +99,7 @@ def _are_load_data(columns: list[str]) -> bool:
 
 def _plain(columns: list[str]) -> dict[str, str]:
     """The columns' names without the prefix Image_ and, of Metadata, without a channel's name where that leaves one of them."""
-    plain = {column: _PREFIX.sub("", column) for column in columns}
+    plain = {column: column if (short := _PREFIX.sub("", column)) in columns else short for column in columns}
     channels = [match[1] for name in plain.values() if (match := _CHANNEL.fullmatch(name))]
     taken = set(plain.values())
     for column, name in plain.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from itertools import pairwise
 
 import pandas as pd
 
@@ -13,14 +14,14 @@ from components.core.tables import DELIMITERS, decoded, unzipped
 
 _LEAST = 2
 """Columns that a block has at least."""
-_FIRST_ROW = re.compile(r"^\s*\"?A\"?[,;\t|]", re.IGNORECASE | re.MULTILINE)
+_A_ROW = re.compile(r"^\s*\"?(?:[A-Z]|A[A-F])\"?[,;\t|]", re.IGNORECASE | re.MULTILINE)
 
 
 def read_matrix(content: bytes, name: str) -> pd.DataFrame | None:
     """The wells of a map of blocks; None if it has none.
 
-    A block is a line of the numbers of columns, and below it lines that begin with the letter of a row. A single text in a line
-    above a block is its title.
+    A block is a line of the numbers of columns that follow each other, and below it lines that begin with the letters of such rows;
+    it may have only the plate's inner ones. A single text in a line above a block is its title, or else the corner's.
 
     Args:
         content: the file's bytes, of CSV in any delimiter.
@@ -36,7 +37,7 @@ def read_matrix(content: bytes, name: str) -> pd.DataFrame | None:
     if content[:4] == b"PAR1":
         return None
     text = decoded(content, name)
-    if not _FIRST_ROW.search(text):
+    if not _A_ROW.search(text):
         return None
     found = max((_blocks(text, delimiter) for delimiter in DELIMITERS), key=len)
     return found if len(found) else None
@@ -45,7 +46,8 @@ def read_matrix(content: bytes, name: str) -> pd.DataFrame | None:
 def _blocks(text: str, delimiter: str) -> pd.DataFrame:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     records: list[tuple[int, str, str, str]] = []
-    title, block, columns, rows = "", 0, 0, 0
+    title, block, row = "", 0, 0
+    columns: list[int] = []
     try:
         for fields in reader:
             cells = [field.strip() for field in fields]
@@ -54,19 +56,19 @@ def _blocks(text: str, delimiter: str) -> pd.DataFrame:
             if not cells:
                 continue
             letter = cells[0].upper()
-            numbers = [re.sub(r"\.0*$", "", cell) for cell in cells[1:]]
-            if len(numbers) >= _LEAST and [cell.lstrip("0") for cell in numbers] == [
-                str(n + 1) for n in range(len(numbers))
-            ]:
-                title, columns, rows = cells[0] if len(letter) > 1 else "" if rows else title, len(numbers), 0
+            number = ROWS.index(letter) + 1 if letter in ROWS else 0
+            numbers = [int(whole) if (whole := re.sub(r"\.0*$", "", cell)).isdecimal() else 0 for cell in cells[1:]]
+            following = all(one + 1 == other for one, other in pairwise(numbers))
+            if len(numbers) >= _LEAST and not number and numbers[0] > 0 and following:
+                corner = cells[0] if any(map(str.isalpha, letter)) else ""
+                title, columns, row = ("" if row else title) or corner, numbers, 0
                 block += 1
-            elif columns and rows < len(ROWS) and letter == ROWS[rows] and len(cells) <= columns + 1:
-                rows += 1
-                for column in range(columns):
-                    value = cells[column + 1] if column + 1 < len(cells) else ""
-                    records.append((block, title, well_at(rows, column + 1) or "", value))
+            elif columns and number and row in (0, number - 1) and len(cells) <= len(columns) + 1:
+                row = number
+                for n, column in enumerate(columns, 1):
+                    records.append((block, title, well_at(row, column) or "", cells[n] if n < len(cells) else ""))
             else:
-                title, columns, rows = cells[0] if len(cells) == 1 else "", 0, 0
+                title, columns, row = cells[0] if len(cells) == 1 else "", [], 0
     except csv.Error:
         records = []
     table = pd.DataFrame(records, columns=["block", "title", "well", "value"], dtype=object)

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from components.core.errors import SHOWN, InputError, shortened
+from components.core.screen.layouts.control_words import is_empty
 from components.core.screen.layouts.matrix_map import read_matrix
 from components.core.screen.layouts.plate_names import match_plates
 from components.core.screen.layouts.reading import (
@@ -42,7 +43,7 @@ from components.core.tables import TableFaults
 _DESTINATIONS = ("destination_well", "dest_well")
 """Columns of liquid handlers' lists, beside the well that was drawn from."""
 ALIASES: dict[str, tuple[str, ...]] = {
-    "experiment": ("experiment", "batch", "source"),
+    "experiment": ("experiment", "batch", "metadata_source"),
     "plate": (
         "plate", "plate_id", "plateid", "barcode", "plate_barcode", "assay_plate_barcode", "plate_name", "destination_plate_name",
         "destination_plate_barcode", "destination_plate", "dest_plate_name", "dest_plate_barcode", "dest_plate",
@@ -58,7 +59,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
     "cell_type": ("cell_type", "cell_line", "cellline", "celltype", "cell"),
 }  # fmt: skip
-"""Names of the columns in lower case, the preferred first; before them may be `Metadata_`."""
+"""Names of the columns in lower case, the preferred first; before them may be `Metadata_`. Only JUMP's `Metadata_Source` is an
+experiment: a source is a vendor elsewhere."""
 
 ONE_EXPERIMENT = "screen"
 """Name of the only experiment where nothing names one."""
@@ -90,7 +92,8 @@ def find_columns(table: pd.DataFrame, given: dict[str, str], name: str = "") -> 
 
 
 def _normal(column: str) -> str:
-    return re.sub(r"[ .-]+", "_", column.strip().lower()).removeprefix("metadata_").removeprefix("image_metadata_")
+    name = re.sub(r"[ .-]+", "_", column.strip().lower())
+    return name if name == "metadata_source" else name.removeprefix("metadata_").removeprefix("image_metadata_")
 
 
 def well_names(table: pd.DataFrame, columns: dict[str, str], faults: TableFaults) -> pd.Series[Any]:
@@ -172,9 +175,12 @@ def _role_texts(table: pd.DataFrame, columns: dict[str, str]) -> pd.Series[str] 
     second = next((column for column in table.columns if _normal(column) == "pert_type"), None)
     if second is not None and second != columns["role"]:
         texts = texts.mask(is_absent(texts), table[second])
-    # A column `type` may mean something else, for example the plate's.
-    other = _normal(columns["role"]) == "type" and not any(map(role_of, texts.unique()))
-    return None if other else texts
+    if _normal(columns["role"]) != "type":
+        return texts
+    # It may mean something else, for example the plate's, or that a treatment is a small molecule.
+    words = texts[~is_absent(texts)].unique()
+    known = any(map(role_of, words)) and all(role_of(word) or is_empty(word) for word in words)
+    return texts if known else None
 
 
 def finish_wells(reading: Reading, wells: pd.DataFrame) -> pd.DataFrame:
@@ -204,7 +210,8 @@ def finish_wells(reading: Reading, wells: pd.DataFrame) -> pd.DataFrame:
 def read_plate_map(reading: Reading) -> tuple[pd.DataFrame, dict[str, str]]:
     """The wells of the screen's plate map, or of JUMP's plate maps, and the tables' names of our fields.
 
-    Experiment and plate are empty where the map has no such columns: it holds for all.
+    Experiment and plate are empty where the map has no such columns: it holds for all. Of a drawn map `blank` says which wells have
+    only blank cells.
 
     Raises:
         InputError: there is none, or several.
@@ -229,7 +236,9 @@ def read_plate_map(reading: Reading) -> tuple[pd.DataFrame, dict[str, str]]:
             f"{name} has the columns {columns['well']} and {others[0]}: {columns['well']} is taken as the well of the images "
             "(screen.table_columns.well)"
         )
-    return _a_row_a_well(reading, describe_wells(reading, table, reading.faults[-1], columns), columns), columns
+    wells = describe_wells(reading, table, reading.faults[-1], columns)
+    wells["blank"] = wells["line"].isin(table.attrs.get("blank", ()))
+    return _a_row_a_well(reading, wells, columns), columns
 
 
 def _table(reading: Reading, path: str) -> pd.DataFrame:
@@ -247,10 +256,17 @@ def _table(reading: Reading, path: str) -> pd.DataFrame:
             f"{name}: {len(titles)} blocks of wells: write above each the name of its plate, or what it says: compound, role"
         )
     elif any(_normal(title) in ALIASES[each] for title in titles.values() for each in fields):
+        if wells := [title for title in titles.values() if _normal(title) in ALIASES["well"]]:
+            raise InputError(
+                f"{name}: a block is titled {wells[0]!r}: write above it what it says, such as compound or dose"
+            )
         table = blocks.pivot(index="well", columns="title", values="value").reset_index().fillna("")
     else:
         table = blocks[["title", "well", "value"]].rename(columns={"title": "plate", "value": "perturbation"})
     table = table.set_axis(pd.RangeIndex(1, len(table) + 1, name="line"))
+    table.attrs["blank"] = table.index[
+        table.drop(columns=["well", "plate"], errors="ignore").apply(is_absent).all(axis=1)
+    ].tolist()
     reading.tables.append(path)
     reading.faults.append(TableFaults(f"{name}, of its list of wells", table, "well"))
     return table
@@ -387,10 +403,27 @@ def _external(reading: Reading, folder: str) -> pd.DataFrame | None:
     return table[[key, *(column for column in table.columns if column != key)]].drop_duplicates(key)
 
 
+def _one_experiment_a_well(reading: Reading, wells: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """The first row of each imaged well; refuses plates that the map has in several experiments, whose images say none."""
+    imaged = wells[KEY[1:]].merge(images[KEY[1:]].drop_duplicates(), how="left", indicator=True)["_merge"] == "both"
+    shared = wells.duplicated(KEY[1:], keep=False) & imaged.to_numpy()
+    names = wells[shared].groupby("plate", sort=False)["experiment"].unique()
+    places = [f"plate {plate}: {', '.join(found)}" for plate, found in names.items() if len(found) > 1]
+    if places:
+        reading.missing = True
+        reading.refuse(
+            "the plate map has a plate in several experiments, and the folders of the images do not say which: name the folders "
+            "EXPERIMENT/PLATE, or cut the map to the imaged experiment",
+            places,
+        )
+        wells = wells[~shared | ~wells.duplicated(KEY[1:])]
+    return wells
+
+
 def join_wells(reading: Reading, sites: pd.DataFrame, wells: pd.DataFrame, plates: pd.DataFrame) -> pd.DataFrame:
     """A row a site with what the plate map says of its well; wells of the map without images have a row with site 0.
 
-    Imaged wells that the map does not list are refused.
+    Imaged wells that the map does not list are refused; blank ones of a drawn map without images are left out.
 
     Args:
         reading: receives findings.
@@ -411,6 +444,7 @@ def join_wells(reading: Reading, sites: pd.DataFrame, wells: pd.DataFrame, plate
     key = KEY if (plates["experiment"] != "").any() else KEY[1:]
     sites = sites if shared else sites.iloc[:0]
     images = sites if key == KEY else sites.drop(columns=["experiment"])
+    whole = whole if key == KEY else _one_experiment_a_well(reading, whole, images)
     merged = whole.merge(images, on=key, how="outer", indicator=True)
     lacking = merged["_merge"] == "right_only"
     if lacking.any():
@@ -429,6 +463,8 @@ def join_wells(reading: Reading, sites: pd.DataFrame, wells: pd.DataFrame, plate
             "neither treatment nor control if they are to be left out",
             places,
         )
+    if "blank" in merged.columns:
+        lacking |= (merged["_merge"] == "left_only") & merged.pop("blank").eq(True)
     merged = merged[~lacking & merged["role"].notna()].drop(columns=["_merge"]).reset_index(drop=True)
     merged["site"] = merged["site"].fillna(0).astype(int)
     fill_channels(merged)

@@ -307,7 +307,8 @@ def roles_by_label(reading: Reading, labels: pd.Series[Any]) -> pd.Series[Any]:
     like = sorted(label for label, role in roles.items() if role == "treatment" and is_like_control(label))
     if like:
         reading.warn(
-            "labels that look like controls are treatments: set screen.negative_controls if they are none", like
+            "labels that look like controls are treatments: if they are controls, name them in screen.negative_controls",
+            like,
         )
     negative = sorted(label for label, role in roles.items() if role == "negative_control")
     if negative and not config.negative_controls:

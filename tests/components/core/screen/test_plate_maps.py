@@ -14,7 +14,7 @@ from components.core.screen.layouts import read_screen
 from components.core.screen.layouts.control_words import is_empty, is_like_control, is_negative
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.screen.wells import Screen
-from tests.components.core.screen.test_faults_of_layouts import grey
+from tests.components.core.screen.test_faults_of_layouts import grey, image
 
 CONFIG = ScreenConfig(cell_types=("HeLa",))
 WELLS = ("A01", "A02", "B01", "B02")
@@ -41,6 +41,11 @@ def inspected(root: Path, text: str) -> Inspection:
     return inspect_screen(ScreenDirectory(root), CONFIG)
 
 
+def read_screen_of(root: Path, text: str) -> Screen:
+    (root / "map.csv").write_text(text)
+    return read_screen(root, CONFIG)
+
+
 def rows(head: str, line: str, wells: tuple[str, ...] = WELLS) -> str:
     made = (line.format(w=well, row=well[0], c=int(well[1:]), label=LABELS[well]) for well in wells)
     return head + "\n" + "\n".join(made) + "\n"
@@ -55,6 +60,9 @@ def rows(head: str, line: str, wells: tuple[str, ...] = WELLS) -> str:
         rows("Source Well,Destination Well,Sample Name", "C07,{row} {c},{label}"),
         rows("well,compound,site", "{w},{label},1\n{w},{label},2"),
         ",1,2\nA,DMSO,x\nB,DMSO,y\n",
+        ",1,2,3\nA,DMSO,x,\nB,DMSO,y,\nC,,,\n",
+        "P1\nRow,1,2\nA,DMSO,x\nB,DMSO,y\nP2\nRow,1,2\nA,DMSO,x\nB,DMSO,y\n",
+        "Compound\n<>,1,2\nA,DMSO,x\nB,DMSO,y\nDose\n<>,1,2\nA,1,2\nB,1,2\n",
         "Plate layout;;\n;01;02\nA;DMSO;x\nB;DMSO;y\n;;\n",
         "Compound,,\n,1,2\nA,DMSO,x\nB,DMSO,y\n,,\nDose,,\n,1,2\nA,0,1\nB,0,1\n",
         "P1\n,1,2\nA,DMSO,x\nB,DMSO,y\n\nP2\n,1,2\nA,DMSO,x\nB,DMSO,y\n",
@@ -90,6 +98,8 @@ def test_maps_of_many_forms_are_the_same_screen(root: Path, text: str):
         ),
         (rows("plate,well,compound", "P1,{w},{label}"), "lacks 4 imaged wells.*: all 4 wells of P2"),
         (",1,2\nA,DMSO,x\n,1,2\nA,DMSO,x\n", "2 blocks of wells"),
+        ("Compound\n,1,2\nA,DMSO,x\nWell\n,1,2\nA,DMSO,x\n", "a block is titled 'Well'"),
+        ("Compound\n,1,2\nA,DMSO,x\nwell\n,1,2\nA,DMSO,x\n", "a block is titled 'well'"),
     ],
 )
 def test_what_is_wrong_with_a_map_is_one_line(root: Path, text: str, words: str):
@@ -122,7 +132,18 @@ def test_a_source_well_beside_is_said_and_labels_of_two_spellings_too(root: Path
 def test_labels_of_controls_and_empty_wells():
     for label in ("DMSO 0.1%", "Vehicle (DMSO)", "neg. control", "dmso 0,5 % v/v", "non-targeting siRNA", "DMSO_10uM"):
         assert is_negative(label), label
-    for label in ("control of drug", "taxol in DMSO", "negamycin", "CDC42", "control", "EMPTY"):
+    for label in (
+        "non-treated",
+        "Scramble",
+        "siRNA scrambled",
+        "NTC",
+        "no drug",
+        "DMSO 0.1% (v/v)",
+        "DMSO 24h",
+        "dmso 48 hours",
+    ):
+        assert is_negative(label), label
+    for label in ("control of drug", "taxol in DMSO", "negamycin", "CDC42", "control", "EMPTY", "DMSO-β", "DMSO 低"):
         assert not is_negative(label), label
     assert is_empty("EMPTY")
     assert not is_empty("blankomycin")
@@ -145,3 +166,46 @@ def test_dmso_in_jumps_samples_is_a_negative_control(root: Path):
     (root / "platemap" / "M.txt").write_text(rows("well_position\tbroad_sample", "{w}\t{label}"))
     (root / "barcode_platemap.csv").write_text("Assay_Plate_Barcode,Plate_Map_Name\nP1,M\nP2,M\n")
     assert read_screen(root, CONFIG).vocabulary.negatives == ("DMSO",)
+
+
+@pytest.mark.parametrize("above", ["", "2021"])
+def test_a_plate_that_the_map_has_in_two_experiments_needs_folders_that_say_which(tmp_path: Path, above: str):
+    for well in ("B03", "B04"):
+        image(tmp_path / above / "1" / f"{well}_s1_w1.tif")
+    lines = [f"{batch},{plate},{well},{batch}x" for batch in "AB" for plate in (1, 2) for well in ("B03", "B04")]
+    found = inspected(tmp_path, "\n".join(["batch,plate,well,compound", *lines, ""]))
+    (wrong,) = (each for each in found.findings if each.wrong)
+    assert wrong.places == ("plate 1: A, B",)
+    # Halves of a plate may be of two experiments.
+    halves = inspected(tmp_path, "batch,plate,well,compound\nA,1,B03,y\nB,1,B04,x\n")
+    assert not halves.wrong, halves.findings
+
+
+def test_a_vendor_is_no_experiment_and_a_kind_of_molecule_no_role(root: Path):
+    text = rows("well,compound,source,type", "{w},{label},Sigma{c},{label}")
+    found = inspected(
+        root, text.replace("DMSO\n", "vehicle\n").replace("x\n", "small molecule\n").replace("y\n", "sirna\n")
+    )
+    assert found.screen is not None
+    assert {plate.experiment for plate in found.screen.plates} == {"screen"}
+    assert labels(found.screen) == {"P1": LABELS, "P2": LABELS}
+    assert "source" in found.screen.columns
+    roles = rows("well,compound,type", "{w},{label},trt").replace("DMSO,trt", "x,empty", 1)
+    assert [well.well for well in read_screen_of(root, roles).plates[0].wells] == ["A02", "B01", "B02"]
+
+
+def test_jumps_source_is_the_experiment(root: Path):
+    screen = read_screen_of(root, rows("Metadata_Source,well,compound", "source_4,{w},{label}"))
+    assert {plate.experiment for plate in screen.plates} == {"source_4"}
+
+
+def test_a_drawn_map_of_the_inner_wells_and_an_imaged_blank_one(tmp_path: Path):
+    for well in ("B02", "B03", "C02", "C03"):
+        image(tmp_path / "P1" / f"{well}_s1.tif")
+    (plate,) = read_screen_of(tmp_path, ";2;3;4\nB;DMSO;x;\nC;;y;\n").plates
+    assert [(well.well, well.perturbation) for well in plate.wells] == [
+        ("B02", "DMSO"),
+        ("B03", "x"),
+        ("C02", None),
+        ("C03", "y"),
+    ]

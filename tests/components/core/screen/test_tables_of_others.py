@@ -38,6 +38,7 @@ def write(root: Path, name: str, head: str, more: str = "") -> None:
     [
         ("load_data.csv", PREFIXED, ""),
         ("load_data.csv.gz", PLAIN, ""),
+        ("load_data.csv", PLAIN + ",Image_Metadata_Well", ",Q99"),
         ("workspace/load_data_csv/B/P1/load_data.csv.gz", PLAIN, ""),
         ("BBBC021_v1_image.csv", PREFIXED, ""),
         ("MyExpt_Image.csv", PLAIN + ",Count_Nuclei", ",5"),
@@ -109,3 +110,18 @@ def test_relative_paths_of_another_tree_have_their_prefix_named(tmp_path: Path):
         read_screen(tmp_path, CONFIG)
     screen = read_screen(tmp_path, CONFIG.model_copy(update={"path_prefixes": {"Week1": "."}}))
     assert screen.plates[0].wells[0].sites[0].channels[0][0].path == "raw/A01.tif"
+
+
+def test_all_load_data_tables_of_a_folder_are_read(tmp_path: Path):
+    names = ("P1_load_data.csv", "P1_load_data.csv.gz", "P2_load_data.csv", "P2_load_data_with_illum.csv", "notes.csv")
+    for folder in ("load_data_csv/B", "load_data_csv/C"):
+        for name in names:
+            write(tmp_path, f"{folder}/{name}", PLAIN)
+            plate = name[:2] + folder[-1]
+            if not name.endswith(".gz"):
+                path = tmp_path / folder / name
+                path.write_text(path.read_text().replace(",P1,", f",{plate},"))
+    (tmp_path / "load_data_csv" / "B" / "notes.csv").write_text("no,table\nof,images\n")
+    screen = read_screen(tmp_path, CONFIG)
+    assert {plate.plate for plate in screen.plates} == {"P1B", "P2B", "P1C", "P2C"}
+    assert len(screen.tables) == 4
