@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from components.core.config import BackboneConfig, HeadConfig
-from components.core.errors import InputError
+from components.core.errors import InputError, shortened
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.run_records import OPTION, Learned, SourceRun
@@ -27,7 +28,7 @@ class Scored:
     """Wells of an experiment that score a run."""
 
     experiment: str
-    how: str  # `validation`, `unlabelled` or `held out`
+    how: str  # `validation`, `unlabelled` or `held out`; of a leak also `partly unlabelled`
     folds: tuple[int, ...] = ()  # fold of each well, for validation
     wells: tuple[str, ...] = ()  # id_codes; empty stands for all wells of a held-out experiment
 
@@ -91,11 +92,12 @@ def _scored(
 ) -> list[Scored]:
     found = [Scored(experiment, "held out") for experiment in held_out]
     for plate in plates:
-        known = (well for well in plate.wells if not plate.labelled or well.perturbation is not None)
-        wells = tuple(well.id_code for well in known if well.role == "treatment")
-        if not plate.labelled:
-            found.append(Scored(plate.experiment, "unlabelled", wells=wells))
-        else:
+        treatments = [well for well in plate.wells if well.role == "treatment"]
+        hidden = tuple(well.id_code for well in treatments if not plate.labelled or well.perturbation is None)
+        if hidden or not plate.labelled:
+            found.append(Scored(plate.experiment, "unlabelled", wells=hidden))
+        if plate.labelled:
+            wells = tuple(well.id_code for well in treatments if well.perturbation is not None)
             own = tuple(well_folds.get(well, folds.get(plate.experiment, -1)) for well in wells)
             found.append(Scored(plate.experiment, "validation", own, wells))
     return found
@@ -128,11 +130,17 @@ def check_labels(
         InputError: with an experiment, how it scores, and what to do.
     """
     names = list(backbones)
+    earlier = _LabelsOf(
+        frozenset(plate.experiment for plate in screen.plates),
+        frozenset(
+            well.id_code for p in screen.plates if p.labelled for well in p.wells if well.perturbation is not None
+        ),
+    )
     # These experiments selected the earlier run's weights, so they cannot be held out now.
     validated = {e.experiment for e in scored_by(screen, ()) if e.how == "validation" and max(e.folds, default=-1) >= 0}
     for fold in folds:
         for name in names:
-            leaks = _leaks(source.weights[fold, name].learned, validated, scored, fold)
+            leaks = _leaks(source.weights[fold, name].learned, validated, earlier, scored, fold)
             if leaks:
                 more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
                 raise InputError(
@@ -151,18 +159,35 @@ def check_labels(
     ]
 
 
-def _leaks(learned: Learned, validated: AbstractSet[str], scored: Sequence[Scored], fold: int) -> list[Scored]:
+class _LabelsOf(NamedTuple):
+    """The labels of an earlier run's screen."""
+
+    experiments: AbstractSet[str]  # with and without labels
+    wells: AbstractSet[str]  # with a label
+
+
+def _leaks(
+    learned: Learned, validated: AbstractSet[str], earlier: _LabelsOf, scored: Sequence[Scored], fold: int
+) -> list[Scored]:
     """Wells that score a fold although the earlier weights have learned their labels, one entry per experiment."""
     experiments, wells = frozenset(learned.experiments), frozenset().union(*learned.wells.values())
     known = experiments | validated | learned.wells.keys()
+    partly = {each.experiment for each in scored if each.how == "validation"}
     leaks: dict[str, Scored] = {}
     for each in scored:
         if each.how == "validation":
             own = [well for well, of in zip(each.wells, each.folds, strict=True) if of == fold]
             if own and (each.experiment in experiments or not wells.isdisjoint(own)):
                 leaks.setdefault(each.experiment, each)
-        elif each.experiment in known:
+        elif each.experiment in known and each.experiment not in partly:
             leaks.setdefault(each.experiment, each)
+        elif each.experiment in known:
+            # An experiment with other labels may be the same as before; its wells had no label to learn there. If a run
+            # before the earlier one learned it, which of its wells had labels is unknown.
+            unknown = each.experiment not in earlier.experiments
+            had = tuple(well for well in each.wells if unknown or well in earlier.wells or well in wells)
+            if had:
+                leaks.setdefault(each.experiment, replace(each, how="partly unlabelled", wells=had))
     return list(leaks.values())
 
 
@@ -174,6 +199,10 @@ def _explained(run: str, screen: Manifest, leak: Scored, fold: int) -> str:
                 "hold out an experiment that was not in that run (screen.holdout_experiments)",
             ),
             "unlabelled": ("has no labels now", "take it out of the screen"),
+            "partly unlabelled": (
+                f"has no label of well{'s' * (len(leak.wells) > 1)} {shortened(leak.wells)} now",
+                "give the labels again, or take the wells out of the screen",
+            ),
         }[leak.how]
         return f"{state}, but run {run} learned its labels; {instead}, or {AT_RANDOM}"
     leak_text = f"validates in fold {fold} now, but fold {fold} of run {run} has learned its labels"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
 from components.core.errors import InputError, shortened
-from components.core.prior.balancing import assign_plate
+from components.core.prior.balancing import assign_plate, without_bias
 from components.core.screen.wells import Plate, natural_key
 from components.core.storage.manifest import PlateRecord
 
@@ -307,15 +307,17 @@ def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[i
     count = len(groups.plates)
     if permutations == "all":
         return tuple(orders(range(count)))
-    known = {full for placed in groups.arrangements.values() if (full := _complete(placed, groups.plates))}
+    completed = [(placed, _complete(placed, groups.plates)) for placed in groups.arrangements.values()]
+    known = {full for _, full in completed if full}
     if not known:
         return tuple(orders(range(count)))
     first = min(known)
+    partly_known = [placed for placed, full in completed if not full]
     found: set[tuple[int, ...]] = set()
     for rest in orders(range(1, count)):
         ring = (0, *rest)
         rotations = {tuple(first[ring[(ring.index(p) + turn) % count]] for p in range(count)) for turn in range(count)}
-        if known <= rotations:
+        if known <= rotations and all(_agreeing(rotations, placed, groups.plates) for placed in partly_known):
             found |= rotations
     if not found:
         raise InputError(
@@ -334,7 +336,7 @@ def infer_arrangement(
     """The arrangement with the largest total assignment score over the experiment's plates.
 
     The score of a group on a plate is the largest summed log-probability of a one-to-one assignment of its wells within
-    the group; it is computed once for each pair of plate and group.
+    the group, without the bias that all wells of the experiment share; it is computed once for each pair of plate and group.
 
     Args:
         logits_by_plate: treatment logits by plate, at least one plate, each (W, K) and finite. Raw, because a
@@ -345,8 +347,8 @@ def infer_arrangement(
         labelled: the groups on plates of the experiment that are known from labels.
 
     Raises:
-        InputError: a plate that the labelled experiments do not have, more wells than any group has perturbations, or too few to
-            show an arrangement that labels leave open.
+        InputError: a plate that the labelled experiments do not have, more wells than any group has perturbations, too few to
+            show an arrangement that labels leave open, or labels that no arrangement has.
 
     Source: the plate restriction of the CellSignal 2nd-place method, here for any group-to-plate permutation.
     """
@@ -359,14 +361,22 @@ def infer_arrangement(
             )
     present = [p for p, plate in enumerate(groups.plates) if plate in logits_by_plate]
     numbers = [groups.plates[p] for p in present]
-    score_PGW = [_group_scores(logits_by_plate[n], groups, f"experiment {experiment} plate {n}") for n in numbers]
+    # On a few plates a bias towards some perturbations would favour their groups; complete experiments have none to remove.
+    unbiased_WK = without_bias(np.concatenate([logits_by_plate[number] for number in numbers]))
+    ends = np.cumsum([len(logits_by_plate[number]) for number in numbers])[:-1]
+    score_PGW = [
+        _group_scores(logits_WK, groups, f"experiment {experiment} plate {number}")
+        for number, logits_WK in zip(numbers, np.split(unbiased_WK, ends), strict=True)
+    ]
     total_PG = [score_GW.sum(axis=1) for score_GW in score_PGW]
     # With plates missing, arrangements that agree on the present ones are one and the same.
     distinct = {
-        tuple(held[p] for p in present)
-        for held in candidates(groups, permutations)
-        if all(held[groups.plates.index(plate)] == group for plate, group in labelled.items())
+        tuple(held[p] for p in present) for held in _agreeing(candidates(groups, permutations), labelled, groups.plates)
     }
+    if not distinct:
+        raise InputError(
+            f"experiment {experiment}: its labelled plates fit no arrangement; set prior.permutations to all"
+        )
     if wells < FEWEST_WELLS and len(distinct) > 1:
         raise InputError(
             f"experiment {experiment} has {wells} treatment well{'s' * (wells > 1)}, too few to tell which plate holds which group"
@@ -452,6 +462,13 @@ def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, label: s
             within_WK = log_prob_WK[:, classes]
             score_GW[group] = within_WK[np.arange(len(within_WK)), assign_plate(within_WK)]
     return score_GW
+
+
+def _agreeing(
+    arrangements: Iterable[tuple[int, ...]], placed: Mapping[str, int], plates: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """The arrangements that have the placed groups on their plates."""
+    return [held for held in arrangements if all(held[plates.index(plate)] == group for plate, group in placed.items())]
 
 
 def _complete(placed: Mapping[str, int], plates: Iterable[str]) -> tuple[int, ...] | None:

@@ -61,6 +61,33 @@ def test_rejects_a_run_that_learned_the_labels_of_an_unlabelled_experiment() -> 
         check(THEN, manifest({"E-1": 0, "E-4": 1}, ["E-2"]))
 
 
+def partly(folds: Mapping[str, int | Sequence[int]], hidden: Sequence[str]) -> Manifest:
+    """The screen without the labels of some wells, `E-1_P_1_B03`, on its labelled plates."""
+    whole = manifest(folds)
+    plates = [
+        plate.model_copy(update={"wells": tuple(
+            well.model_copy(update={"perturbation": None}) if well.id_code in hidden else well for well in plate.wells
+        )})
+        for plate in whole.plates
+    ]  # fmt: skip
+    return whole.model_copy(update={"plates": tuple(plates)})
+
+
+def test_rejects_a_run_that_learned_labels_which_the_tables_no_longer_have() -> None:
+    folds, by_well = {"E-1": 0, "E-2": 1}, {"E-1": (0, 1, 2), "E-2": (0, 1, 2)}
+    hidden = ["E-2_P_1_B04"]
+    with pytest.raises(InputError, match=r"E-2 has no label of well E-2_P_1_B04 now, but run old-1 learned its labels"):
+        check(THEN, partly(folds, hidden))
+    assert check(partly(folds, hidden), partly(folds, hidden)) == [], "the same tables"
+    assert check(partly(folds, hidden), manifest(folds)) == []
+    with pytest.raises(InputError, match="no label of well E-2_P_1_B04 now"):
+        check(manifest(by_well), partly(by_well, hidden))
+    # E-2 was learned by a run before the earlier one, which no longer tells with which labels.
+    chain = Learned(experiments=("E-2",))
+    with pytest.raises(InputError, match="no label of well E-2_P_1_B04 now"):
+        check(manifest({"E-1": 0}), partly({"E-1": 0, "E-2": -1}, hidden), earlier=chain)
+
+
 def test_warns_of_doubtful_starts() -> None:
     now = manifest({"E-1": 0, "E-2": 1})
     (remark,) = check(THEN, now, ["E-3", "E-9"])

@@ -106,6 +106,32 @@ def test_labels_tell_an_arrangement_that_few_wells_do_not(rng):
     assert infer_arrangement(logits, groups, "cyclic", "E-9", {"1": 1}).groups["2"] == 2
 
 
+def test_labels_that_no_rotation_has_are_refused(rng):
+    """Plates 1 and 2 hold groups 0 and 2, and others tell that 1 follows 0."""
+    part = [plate for plate in labelled((0, 1, 2, 3), (1, 2, 3, 0), (0, 2, 1, 3)) if (plate.experiment, plate.plate) not in
+            {("E-2", "3"), ("E-2", "4")}]  # fmt: skip
+    with pytest.raises(InputError, match=r"set prior\.permutations to all"):
+        check_design(part, TREATMENTS, PriorConfig(), "experiment")
+    assert check_design(part, TREATMENTS, PriorConfig(permutations="all"), "experiment") == ""
+    groups = design(12, (0, 1, 2, 3), (1, 2, 3, 0))
+    logits, _ = draw(rng, groups, (0, 2, 1, 3), [0, 0, 12, 12], 5.0)
+    with pytest.raises(InputError, match="E-9: its labelled plates fit no arrangement"):
+        infer_arrangement({p: logits[p] for p in "34"}, groups, "cyclic", "E-9", {"1": 0, "2": 2})
+
+
+def test_a_bias_that_few_wells_share_does_not_choose_the_arrangement(rng):
+    groups = design(40, (0, 1, 2, 3), (1, 2, 3, 0))
+    accepted = wrong = 0
+    for _ in range(30):
+        held = candidates(groups, "cyclic")[rng.integers(4)]
+        logits, _ = draw(rng, groups, held, [10, 0, 0, 0], 4.0)
+        found = infer_arrangement({"1": logits["1"] + 5 * rng.standard_normal(160)}, groups, "cyclic", "E-9")
+        accepted += found.accepted(PriorConfig())
+        wrong += found.accepted(PriorConfig()) and found.groups["1"] != held[0]
+    assert wrong == 0
+    assert accepted >= 25
+
+
 def test_separation_does_not_depend_on_the_scale_of_the_logits(rng):
     groups = design(12, (0, 1, 2, 3), (1, 2, 3, 0))
     logits, _ = draw(rng, groups, (1, 2, 3, 0), [12] * 4, 0.0)
