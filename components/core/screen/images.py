@@ -12,7 +12,7 @@ import numpy as np
 from components.core.errors import InputError, joined, one_line
 from components.core.screen.plane_header import BadImageError, ImageForm, Pixels
 from components.core.screen.planes import Content, checksums, decode_plane, pixel_size, plane_header
-from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
+from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError, files_in
 from components.core.screen.wells import Plane, Plate, Screen
 from components.core.screen.zarr_images import is_zarr, read_zarr_planes
 
@@ -76,7 +76,7 @@ def plate_files(source: ScreenSource, plate: Plate) -> PlateFiles:
     folders = sorted({dirname(path) for path in first if not is_zarr(path)})
     found: dict[str, FileFacts] = {}
     with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:
-        for folder, listed in zip(folders, pool.map(lambda each: _list(source, each), folders), strict=True):
+        for folder, listed in zip(folders, pool.map(lambda each: files_in(source, each), folders), strict=True):
             prefix = f"{folder}/" if folder else ""
             found |= {prefix + facts.name: facts for facts in listed if prefix + facts.name in first}
     missing = [path for path in first if path not in found and not is_zarr(path)]
@@ -112,17 +112,9 @@ def _below(path: str, folder: str) -> str:
 def table_facts(source: ScreenSource, screen: Screen) -> list[FileFacts]:
     """The facts of a screen's tables, by path."""
     folders = sorted({dirname(path) for path in screen.tables})
-    listed = {folder: {facts.name: facts for facts in _list(source, folder)} for folder in folders}
+    listed = {folder: {facts.name: facts for facts in files_in(source, folder)} for folder in folders}
     found = {path: listed[dirname(path)].get(basename(path)) for path in sorted(screen.tables)}
     return [facts._replace(name=path) for path, facts in found.items() if facts]
-
-
-def _list(source: ScreenSource, folder: str) -> Sequence[FileFacts]:
-    """The files of a folder; none without it."""
-    try:
-        return source.list_files(folder)
-    except UnreadableError:
-        return []
 
 
 def image_form(source: ScreenSource, screen: Screen, shape: tuple[int, int] | None) -> ImageForm:

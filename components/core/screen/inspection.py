@@ -29,7 +29,7 @@ from components.core.screen.zarr_images import ABSENT_CHUNKS, count_chunks, is_z
 from components.core.tables import Finding, as_finding
 
 SITES, REMOTE_SITES = 64, 8
-"""Sites that are looked at, in folders and in buckets, where whole files travel, but one a plate at least; packing reads all."""
+"""Sites that are looked at, in folders and in buckets, where whole files travel: of as many plates at most; packing reads all."""
 _READERS = 8
 """Images that are looked at in parallel."""
 _WORDS = {"sirna": "siRNA", "compound": "compound", "drug": "compound", "guide": "guide", "gene": "gene"}

@@ -71,6 +71,14 @@ class ScreenSource(Protocol):
         """The files' bytes in the order of the paths. Raises UnreadableError for the first that cannot be read."""
 
 
+def files_in(source: ScreenSource, folder: str) -> Sequence[FileFacts]:
+    """The files directly in a folder; none without it."""
+    try:
+        return source.list_files(folder)
+    except UnreadableError:
+        return []
+
+
 class ScreenDirectory:
     """A screen in a directory."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from urllib.parse import unquote
 
 import pandas as pd
@@ -57,6 +58,9 @@ def _moved(folder: str, known: Sequence[tuple[str, str]]) -> str:
 
 def advice_on_missing(reading: Reading, missing: Sequence[str]) -> str:
     """What to set screen.path_prefixes to, if the missing paths are those of another machine; empty if they are not."""
+    missing = [path for path in missing if "://" not in path]  # of another store, whose paths are no machine's
+    if not missing:
+        return ""
     elsewhere = [path for path in missing if path.startswith("/") or _WINDOWS.match(path)]
     pairs = _found_below(reading, elsewhere or missing)
     if not elsewhere and "" in pairs:  # what relative paths begin with cannot be replaced
@@ -97,30 +101,30 @@ def _found_below(reading: Reading, missing: Sequence[str]) -> dict[str, str]:
     for path in missing:
         folder, _, name = path.rpartition("/")
         wanted.setdefault(folder, set()).add(name)
-    with_file: dict[str, list[str]] = {}
-    for folder, own in names.items():
-        for name in own:
-            with_file.setdefault(name, []).append(folder)
+    by_end: dict[tuple[str, ...], list[str]] = {}
+    for folder in names:
+        for end in _ends(folder):
+            by_end.setdefault(end, []).append(folder)
     pairs: dict[str, str] = {}
     for folder, needed in wanted.items():
-        having = [each for each in with_file.get(next(iter(needed)), []) if needed <= names[each]]
-        alike = {each: _alike_at_end(folder, each) for each in having}
-        best = [each for each in having if alike[each] == max(alike.values())]
-        if len(best) != 1:
+        cut, having = 0, ""
+        for end in _ends(folder):  # the more alike at the end, the likelier; two that are alike leave it open
+            found = list(islice((each for each in by_end.get(end, ()) if needed <= names[each]), 2))
+            if len(found) > 1:
+                return {}
+            if found:
+                cut, having = len(end), found[0]
+                break
+        else:
             return {}
-        old, new = folder.split("/"), best[0].split("/") if best[0] else []
-        cut = alike[best[0]]
-        start, end = "/".join(old[: len(old) - cut]), "/".join(new[: len(new) - cut])
-        if pairs.setdefault(start, end) != end:
+        old, new = folder.split("/"), having.split("/") if having else []
+        start, last = "/".join(old[: len(old) - cut]), "/".join(new[: len(new) - cut])
+        if pairs.setdefault(start, last) != last:
             return {}
     return pairs if len(pairs) <= _MOST else {}
 
 
-def _alike_at_end(folder: str, other: str) -> int:
-    """How many last parts two folders share."""
-    count = 0
-    for one, two in zip(reversed(folder.split("/")), reversed(other.split("/")), strict=False):
-        if one.lower() != two.lower():
-            break
-        count += 1
-    return count
+def _ends(folder: str) -> list[tuple[str, ...]]:
+    """What a path ends in, in small letters: all its parts first, none last."""
+    parts = tuple(folder.lower().split("/"))
+    return [parts[n:] for n in range(len(parts) + 1)]

@@ -17,7 +17,7 @@ from components.core.screen.layouts.moved_paths import advice_on_missing, here
 from components.core.screen.layouts.reading import KEY, LISTINGS, Reading, with_planes
 from components.core.screen.plane_header import BadImageError, PlaneHeader
 from components.core.screen.planes import plane_header
-from components.core.screen.screen_source import UnreadableError
+from components.core.screen.screen_source import UnreadableError, files_in
 from components.core.screen.tiff import SIGNATURES as TIFF
 from components.core.screen.tiff import TiffAxes, tiff_axes
 from components.core.screen.wells import Plane, natural_key
@@ -304,8 +304,12 @@ def _numbers(values: Sequence[int]) -> str:
 def existing_files(reading: Reading, paths: Sequence[str]) -> set[str]:
     """Those of the paths that are files, or OME-Zarr images, by listing the folders that they are in."""
     folders = sorted({path if is_zarr(path) else dirname(path) for path in paths})
+
+    def names(folder: str) -> set[str]:
+        return {facts.name for facts in files_in(reading.source, folder)}
+
     with ThreadPoolExecutor(LISTINGS, thread_name_prefix="list") as pool:
-        listed = dict(zip(folders, pool.map(lambda folder: _names(reading, folder), folders), strict=True))
+        listed = dict(zip(folders, pool.map(names, folders), strict=True))
     return {
         path
         for path in paths
@@ -315,13 +319,6 @@ def existing_files(reading: Reading, paths: Sequence[str]) -> set[str]:
             else path.rpartition("/")[2] in listed[dirname(path)]
         )
     }
-
-
-def _names(reading: Reading, folder: str) -> set[str]:
-    try:
-        return {facts.name for facts in reading.source.list_files(folder)}
-    except UnreadableError:
-        return set()
 
 
 def find_files(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
@@ -343,8 +340,10 @@ def find_files(reading: Reading, planes: pd.DataFrame) -> pd.DataFrame:
         if folders:
             words += f" ({len(folders)} folder{'s' if len(folders) > 1 else ''} without any: {shortened(sorted(folders), 2)})"
         texts = (planes["source"][gone] + ": " + planes["path"][gone]).tolist()
-        advice = advice_on_missing(reading, list(dict.fromkeys(planes["path"][gone])))
-        if reading.config.missing_images == "drop":
+        drop = reading.config.missing_images == "drop"
+        # The advice lists the whole screen, which a run that goes on without the files does not need.
+        advice = "" if drop and there else advice_on_missing(reading, list(dict.fromkeys(planes["path"][gone])))
+        if drop:
             reading.warn(f"{words}{f' ({advice})' if advice else ''}", texts)
         else:
             advice = advice or "correct the paths"

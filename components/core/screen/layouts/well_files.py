@@ -12,7 +12,7 @@ from components.core.config import CHANNELS
 from components.core.errors import shortened
 from components.core.screen.layouts.reading import LISTINGS, Reading, with_planes
 from components.core.screen.plane_header import contents_of
-from components.core.screen.screen_source import UnreadableError
+from components.core.screen.screen_source import files_in
 from components.core.screen.wells import Plane, well_name
 
 _IMAGE = re.compile(
@@ -68,13 +68,9 @@ def find_sites(reading: Reading, wells: pd.DataFrame, folders: pd.Series[str]) -
 
 def _list(reading: Reading, folder: str) -> tuple[Files, list[str]]:
     """The images of a folder, and the names of other files; both empty without a folder."""
-    try:
-        names = [facts.name for facts in reading.source.list_files(folder)]
-    except UnreadableError:
-        return {}, []
     files: Files = {}
     others = []
-    for name in names:
+    for name in (facts.name for facts in files_in(reading.source, folder)):
         match = _IMAGE.fullmatch(name)
         well = well_name(match["well"]) if match else None
         if match is None or well is None:

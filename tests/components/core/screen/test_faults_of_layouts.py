@@ -18,7 +18,7 @@ from components.core.screen.folds import screen_folds
 from components.core.screen.images import SiteFiles, decode_channel, image_form, plate_files, read_sites
 from components.core.screen.inspection import inspect_screen
 from components.core.screen.layouts import read_screen
-from components.core.screen.screen_source import ScreenDirectory
+from components.core.screen.screen_source import FileFacts, ScreenDirectory
 from components.core.screen.wells import Screen
 from tests.tiny_screen import write_png
 
@@ -367,6 +367,51 @@ def test_paths_of_another_machine(tmp_path: Path, there: str):
     bucket = CONFIG.model_copy(update={"path_prefixes": {given: "s3://bucket/x"}})
     screen = read_screen(root, bucket.model_copy(update={"missing_images": "error"}), images=False)
     assert screen.plates[0].wells[0].sites[0].channels[0][0].path == "s3://bucket/x/images/A01.tif"
+
+
+def test_plates_whose_files_have_the_same_names_are_found_by_their_folders(tmp_path: Path):
+    rows = [
+        {
+            "Metadata_Plate": plate,
+            "Metadata_Well": well,
+            "FileName_DNA": f"{well}.tif",
+            "PathName_DNA": f"/old/{plate}/Images",
+        }
+        for plate in ("P1", "P2", "P3")
+        for well in WELLS
+    ]
+    load_data(tmp_path, rows)
+    for row in rows:
+        image(tmp_path / f"new/{row['Metadata_Plate']}/images/{row['FileName_DNA']}")
+    with pytest.raises(InputError, match=r"set screen\.path_prefixes to \{/old: new\}"):
+        read_screen(tmp_path, CONFIG)
+    image(tmp_path / "again/P2/images/A01.tif")
+    image(tmp_path / "again/P2/images/A02.tif")
+    with pytest.raises(InputError, match=r"set screen\.path_prefixes to \{/old: FOLDER\}"):
+        read_screen(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize(("folder", "missing"), [("/old", "drop"), ("s3://bucket/old", "error")])
+def test_a_screen_is_not_listed_for_files_that_are_dropped_or_elsewhere(tmp_path: Path, folder: str, missing: str):
+    class Unlisted(ScreenDirectory):
+        def list_trees(self, folders: object) -> list[FileFacts]:
+            raise AssertionError("the whole screen was listed")
+
+    places = {"A01": tmp_path / "images", "A02": folder}
+    load_data(
+        tmp_path,
+        [
+            {"Metadata_Well": well, "FileName_DNA": f"{well}.tif", "PathName_DNA": str(place)}
+            for well, place in places.items()
+        ],
+    )
+    image(tmp_path / "images/A01.tif")
+    config = CONFIG.model_copy(update={"missing_images": missing})
+    if missing == "drop":
+        assert [well.well for well in read_screen(Unlisted(tmp_path), config).plates[0].wells] == ["A01"]
+    else:
+        with pytest.raises(InputError, match=r"1 of 2 image files do not exist.*correct the paths"):
+            read_screen(Unlisted(tmp_path), config)
 
 
 def test_cells_of_paths_that_are_empty_or_say_so_are_filled_from_the_other_columns(tmp_path: Path):
