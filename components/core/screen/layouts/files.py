@@ -290,9 +290,9 @@ def _without_export(folders: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def _numbers(reading: Reading, texts: pd.Series[str], what: str) -> pd.Series[int]:
-    """Numbers that texts are, or end in; NO_Z for empty ones. Others are counted in natural order, which is said."""
+    """Numbers of up to 9 digits that texts are, or end in; NO_Z for empty ones. Others are counted in order, which is said."""
     distinct = sorted(set(texts) - {""}, key=natural_key)
-    ends = {text: re.fullmatch(r"\D*(\d+)", text) for text in distinct}
+    ends = {text: re.fullmatch(r"\D*0*(\d{1,9})", text) for text in distinct}
     given = {text: int(match[1]) for text, match in ends.items() if match}
     plain = all(text.isdecimal() for text in distinct)
     if len(given) < len(distinct) or (not plain and len(set(given.values())) < len(distinct)):
@@ -334,18 +334,20 @@ def _named_channels(reading: Reading, planes: pd.DataFrame, paths: Iterable[str]
     numbers = sorted(planes["channel"].unique(), key=natural_key)
     spelled: dict[str, str] = {}  # the first spelling of a name
     own: dict[str, dict[str, str]] = {}
+    said: dict[str, tuple[dict[str, str], str]] = {"": ({}, "")}  # by such a file, which may be that of many folders
     for folder in dict.fromkeys(planes["folder"]):
-        file = next((files[each] for each in _and_above(folder) if each in files), None)
-        text = _text(reading, file) if file else ""
-        names = {str(number): name for number, name in channel_names(text).items()}
+        file = next((files[each] for each in _and_above(folder) if each in files), "")
+        if file not in said:
+            text = _text(reading, file)
+            said[file] = {str(number): name for number, name in channel_names(text).items()}, plate_title(text)
+        names, title = said[file]
         own[folder] = {
             each: spelled.setdefault(names[each.lstrip("0")].casefold(), names[each.lstrip("0")])
             for each in numbers
             if each.lstrip("0") in names
         }
-        if file and is_index(file.rpartition("/")[2]) and not folder.replace("Images", "").strip("/"):
+        if is_index(file.rpartition("/")[2]) and not folder.replace("Images", "").strip("/"):
             # The screen's folder is that of the plate's measurement.
-            title = plate_title(text)
             planes = planes.assign(plate=planes["plate"].mask((planes["folder"] == folder) & bool(title), title))
     meant = {each: {names[each] for names in own.values() if each in names} for each in numbers}
     wanted = reading.config.channels

@@ -15,13 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from components.core.errors import InputError
+from components.core.errors import InputError, shortened
 from components.core.screen.layouts.copies import refuse_copies
 from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
 from components.core.screen.layouts.reading import Layout, Reading, Rows
 from components.core.screen.layouts.stacks import COLUMNS, NO_Z, stack_sites
-from components.core.screen.screen_source import UnreadableError
-from components.core.screen.wells import well_name
+from components.core.screen.screen_source import UnreadableError, files_in
+from components.core.screen.wells import natural_key, well_name
 from components.core.screen.zarr_images import open_image, zarr_header
 
 _ENDS = (".ome.zarr", ".zarr")
@@ -48,8 +48,11 @@ def _plates(reading: Reading) -> list[tuple[str, str, str]]:
         else:
             inside = sorted(reading.source.list_folders(folder))
             plates += [(folder, _stem(name), f"{folder}/{name}") for name in inside if name.endswith(".zarr")]
-    pattern = reading.config.pattern
-    return [plate for plate in plates if pattern is None or re.search(pattern, plate[2])]
+    try:
+        pattern = re.compile(reading.config.pattern or "")
+    except re.error as error:
+        raise InputError(f"screen.pattern: {reading.config.pattern!r} is no regular expression ({error})") from None
+    return [plate for plate in plates if pattern.search(plate[2])]
 
 
 def _stem(name: str) -> str:
@@ -84,6 +87,7 @@ def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Itera
         raise InputError(f"{address}: no OME-Zarr plate: its metadata have no wells") from None
     folders = [_join(folder, path) for path in paths]
     form: tuple[list[str], list[int], list[str], str] | None = None
+    several: dict[str, list[str]] = {}  # wells of several acquisitions by the first
     for path, well_folder, described in zip(paths, folders, _wells(reading, folders), strict=True):
         well = well_name(path.replace("/", ""))
         if well is None:
@@ -92,10 +96,12 @@ def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Itera
         if not images:  # some converters leave the wells' metadata out
             names = reading.source.list_folders(well_folder)
             images = [{"path": name} for name in sorted(filter(str.isdecimal, names), key=int)]
-        acquisitions = sorted({image.get("acquisition", 0) for image in images})
-        if len(acquisitions) > 1:
-            reading.warn(f"several acquisitions: the first, {acquisitions[0]}, is read", [f"{address}/{path}"])
-        for position, image in enumerate(i for i in images if i.get("acquisition", 0) == acquisitions[0]):
+        acquisitions = [str(image.get("acquisition") or 0) for image in images]
+        first = min(acquisitions, key=natural_key, default="")
+        if len(set(acquisitions)) > 1:
+            several.setdefault(first, []).append(path)
+        of_first = (image for image, each in zip(images, acquisitions, strict=True) if each == first)
+        for position, image in enumerate(of_first):
             name = str(image["path"])
             site = int(name) + 1 if name.isdecimal() else position + 1
             image_folder = _join(well_folder, name)
@@ -106,6 +112,8 @@ def _planes(reading: Reading, experiment: str, plate: str, folder: str) -> Itera
                 z = at["z"] + 1 if "z" in at and shape[axes.index("z")] > 1 else NO_Z
                 t = at["t"] + 1 if "t" in at and shape[axes.index("t")] > 1 else NO_Z
                 yield experiment, plate, well, site, labels[at.get("c", 0)], z, t, image_folder, index, contents
+    for first, of_wells in several.items():
+        reading.warn(f"several acquisitions: the first, {first}, is read", [f"{address}: {shortened(of_wells)}"])
 
 
 def _text(value: object) -> str:
@@ -129,15 +137,8 @@ def _wells(reading: Reading, folders: list[str]) -> list[Mapping[str, Any]]:
     try:
         return _attributes(reading, folders)
     except InputError:
-        there = [any(name in _METADATA for name in _names(reading, folder)) for folder in folders]
+        there = [any(facts.name in _METADATA for facts in files_in(reading.source, folder)) for folder in folders]
         return [_attributes(reading, [folder])[0] if has else {} for folder, has in zip(folders, there, strict=True)]
-
-
-def _names(reading: Reading, folder: str) -> list[str]:
-    try:
-        return [facts.name for facts in reading.source.list_files(folder)]
-    except UnreadableError:
-        return []
 
 
 def _form(reading: Reading, folder: str) -> tuple[list[str], list[int], list[str], str]:

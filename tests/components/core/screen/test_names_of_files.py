@@ -137,6 +137,28 @@ def test_own_patterns_may_say_sites_and_times_in_words(
         assert all("12h" in path for each in paths(screen).values() for path in each)
 
 
+def test_numbers_too_long_for_a_table_are_counted(tmp_path: Path):
+    long = ("123456789012345678901", "123456789012345678905")
+    screen = read_screen(write(tmp_path, wells(*(f"P1/x_{{w}}_s{site}_w1.tif" for site in long))), CONFIG)
+    assert paths(screen)["P1", "A01", 2] == [f"P1/x_A01_s{long[1]}_w1.tif"]
+    assert any(f"sites are counted: 1 is {long[0]}" in text for text in screen.warnings)
+    zeros = write(tmp_path / "b", wells("P1/x_{w}_s000000000000007_w1.tif"))
+    assert ("P1", "A01", 7) in paths(read_screen(zeros, CONFIG))
+
+
+def test_the_names_of_channels_are_read_once_for_the_folders_of_all_wells(tmp_path: Path):
+    class Counting(ScreenDirectory):
+        def read_many(self, paths: Sequence[str]) -> list[bytes]:
+            read.extend(paths)
+            return super().read_many(paths)
+
+    read: list[str] = []
+    root = write(tmp_path, wells("P1/{w}/x_{w}_s1_w1.tif"))
+    (root / "P1/x.HTD").write_text('"WaveName1", "DAPI"')
+    assert read_screen(Counting(root), CONFIG).channels == ("DAPI",)
+    assert read.count("P1/x.HTD") == 1
+
+
 @pytest.mark.parametrize("kind", ["Index.xml", "x.HTD"])
 def test_numbers_of_channels_mean_what_each_plate_says(tmp_path: Path, kind: str):
     index = kind == "Index.xml"
@@ -321,6 +343,20 @@ def test_metadata_of_another_shape_are_named(tmp_path: Path, where: str, text: s
     (tmp_path / "P1.zarr" / where / ".zattrs").write_text(text)
     with pytest.raises(InputError, match=r"P1\.zarr.*"):
         read_screen(tmp_path, CONFIG)
+
+
+def test_acquisitions_of_zarr_plates_are_said_once_a_plate(tmp_path: Path):
+    for name in ("P1.zarr", "P2.zarr"):
+        zarr_plate(tmp_path, name)
+        for well in ("A/1", "A/2", "B/1"):
+            images = [{"path": "7", "acquisition": 3}, {"path": "0", "acquisition": None}]
+            (tmp_path / name / well / ".zattrs").write_text(json.dumps({"well": {"images": images}}))
+    screen = read_screen(tmp_path, CONFIG)
+    assert paths(screen)["P1", "A01", 1] == ["P1.zarr/A/1/0"]
+    (said,) = [text for text in screen.warnings if "acquisitions" in text]
+    assert said.count("A/1, A/2, B/1") == 2
+    with pytest.raises(InputError, match=r"screen\.pattern: '\(' is no regular expression"):
+        read_screen(tmp_path, CONFIG.model_copy(update={"pattern": "("}))
 
 
 def test_lost_chunks_are_counted(tmp_path: Path):
