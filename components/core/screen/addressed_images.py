@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from threading import Lock
 
+from components.core.errors import InputError
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 
 SCHEME = "s3://"
@@ -86,7 +87,12 @@ class AddressedImages:
     def _bucket(self, prefix: str) -> ScreenSource:
         with self._lock:
             if prefix not in self._buckets:
-                self._buckets[prefix] = self._open_bucket(prefix.rstrip("/"))
+                bucket = prefix.rstrip("/")
+                try:
+                    self._buckets[prefix] = self._open_bucket(bucket)
+                except InputError as error:
+                    advice = f"if the tables' images are elsewhere, set screen.path_prefixes to {{{bucket}: FOLDER}}"
+                    raise InputError(f"{error}; {advice}") from None
             return self._buckets[prefix]
 
 

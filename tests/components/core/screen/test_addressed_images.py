@@ -67,3 +67,12 @@ def test_a_source_pickles_for_other_processes(store: ObjectStore, tmp_path: Path
     assert pickle.loads(pickle.dumps(source)).read_many([path]) == expected
     assert source.list_trees([store.uri("images")]) != []
     assert all(facts.name.startswith(store.uri("images/")) for facts in source.list_trees([store.uri("images")]))
+
+
+def test_a_bucket_that_cannot_be_opened_says_how_to_read_its_images_elsewhere(tmp_path: Path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        InputError, match=r"AWS_ACCESS_KEY_ID is not set.*screen\.path_prefixes to \{s3://lab: FOLDER\}"
+    ):
+        open_screen(str(tmp_path)).read_many(["s3://lab/a.tif"])
