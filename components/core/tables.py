@@ -72,7 +72,7 @@ def read_table(content: bytes, name: str, needed: Sequence[str], records: bool =
     said = _SEP.match(text)
     skipped = 1 if said else 0
     text = text[said.end() :] if said else text
-    comments = _comments(text)
+    comments = _comments(text, needed)
     skipped, text = skipped + len(comments), text[sum(map(len, comments)) :]
     delimiter = said[1] if said else _delimiter(text, needed)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -137,15 +137,26 @@ def decoded(content: bytes, name: str) -> str:
     raise InputError(f"{name}: is not text; save the table as CSV (UTF-8), or as Parquet")
 
 
-def _comments(text: str) -> list[str]:
-    """The lines of comments above the header: they begin with `#` and have fewer fields than the line behind them."""
+def _comments(text: str, needed: Sequence[str]) -> list[str]:
+    """The lines of comments above the header, which begin with `#`.
+
+    One with as many fields as the line behind it may be the header: if nothing is between `#` and its text (`#id_code,well`), or if
+    it has the needed columns.
+    """
     lines: list[str] = []
     for line in io.StringIO(text, newline=""):
         if line.strip() and not line.startswith("#"):
-            fewer = all(each.count(_delimiter(line, ())) < line.count(_delimiter(line, ())) for each in lines)
-            return lines if any(each.startswith("#") for each in lines) and fewer else []
+            delimiter = _delimiter(line, needed)
+            others = [each for each in lines if each.strip() and each.count(delimiter) >= line.count(delimiter)]
+            said = all(each.startswith(("# ", "##")) and not _has(each, needed, delimiter) for each in others)
+            return lines if said and any(each.startswith("#") for each in lines) else []
         lines.append(line)
     return []
+
+
+def _has(line: str, needed: Sequence[str], delimiter: str) -> bool:
+    """Whether there are needed columns, and a line has them all."""
+    return bool(needed) and set(needed) <= {field.strip() for field in line.split(delimiter)}
 
 
 def _delimiter(text: str, needed: Sequence[str]) -> str:

@@ -39,13 +39,14 @@ def test_tables_of_any_countrys_spreadsheet_are_the_same_table(delimiter, encodi
     assert table.index.tolist() == ([3, 4] if first else [2, 3])
 
 
-@pytest.mark.parametrize("above", ["# map of May\n", "#\n# a, b\n\n", ""])
+@pytest.mark.parametrize("above", ["# map of May\n", "#\n# a, b\n\n", "# by x, y, z, w\n", "# by x, y, z\n", ""])
 def test_comments_above_the_header_and_gzip_are_no_part_of_a_table(above: str):
     content = f"{above}id_code,sirna,n\na,s,1\n".encode()
     for each in (content, gzip.compress(content)):
         table = read_table(each, "t.csv", COLUMNS)
         assert table.to_dict("index") == {above.count("\n") + 2: {"id_code": "a", "sirna": "s", "n": "1"}}
         assert list(read_table(each, "t.csv", COLUMNS, records=False).columns) == ["id_code", "sirna", "n"]
+    assert list(read_table(b"# n,id_code,sirna\n1,a,s\n", "t.csv", COLUMNS).columns) == ["# n", *COLUMNS]
     assert list(read_table(b"#id_code,sirna\na,s\n", "t.csv", ()).columns) == ["#id_code", "sirna"]
 
 

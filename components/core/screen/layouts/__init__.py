@@ -96,7 +96,7 @@ def read_rows(
     Raises:
         InputError: the screen has no layout, or a table cannot be read at all.
     """
-    reading = Reading(source, config, labels, images, cell_types, _names(source), experiments)
+    reading = Reading(source, config, labels, images, cell_types, _sizes(source), experiments)
     layout = _choose(reading)
     reading.layout = layout.name
     passed = _passed_over(reading)
@@ -119,9 +119,11 @@ def read_rows(
 
 
 def _passed_over(reading: Reading) -> list[str]:
-    """Tables that are called like those of RxRx1's layouts, and have other columns."""
-    if reading.config.layout != "auto" or reading.layout in (KAGGLE.name, RXRX.name):
+    """Tables of other layouts: those that are called like RxRx1's and have other columns, or a sample sheet beside RxRx1's."""
+    if reading.config.layout != "auto":
         return []
+    if reading.layout in (KAGGLE.name, RXRX.name):
+        return ["there is a table of layout samplesheet, too"] if SAMPLESHEET.found(reading) else []
     texts = [
         f"{name} is not of layout kaggle, whose columns are {', '.join(WELL_COLUMNS)}"
         for name in TABLES
@@ -134,17 +136,17 @@ def _passed_over(reading: Reading) -> list[str]:
 
 def chosen_layout(source: ScreenSource, config: ScreenConfig) -> Layout:
     """The layout in which a screen is read. InputError if it has none."""
-    return _choose(Reading(source, config, True, True, None, _names(source)))
+    return _choose(Reading(source, config, True, True, None, _sizes(source)))
 
 
-def _names(source: ScreenSource) -> frozenset[str]:
-    """The files directly in the screen's folder."""
+def _sizes(source: ScreenSource) -> dict[str, int]:
+    """The files directly in the screen's folder, and their bytes."""
     source.check()
     try:
-        return frozenset(facts.name for facts in source.list_files())
+        return {facts.name: facts.size for facts in source.list_files()}
     except UnreadableError as error:
         if source.list_folders():
-            return frozenset()  # a bucket's folder of folders alone
+            return {}  # a bucket's folder of folders alone
         raise InputError(f"{source.address()}: cannot be listed ({error.reason})") from None
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from components.core.errors import InputError, shortened
 from components.core.screen.layouts.copies import is_derived, refuse_copies
+from components.core.screen.layouts.imaged_wells import join_wells
 from components.core.screen.layouts.microscopes import (
     ALIASES,
     END,
@@ -26,7 +27,7 @@ from components.core.screen.layouts.microscopes import (
     names_channels,
     plate_title,
 )
-from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
+from components.core.screen.layouts.plate_map import finish_wells, read_plate_map
 from components.core.screen.layouts.reading import Layout, Reading, Rows
 from components.core.screen.layouts.stacks import COLUMNS, NO_Z, PLACE, PROJECTION, stack_sites
 from components.core.screen.screen_source import UnreadableError

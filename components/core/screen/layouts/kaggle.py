@@ -45,7 +45,10 @@ FIELDS = {"perturbation": "sirna", "role": "well_type"}
 def found(reading: Reading) -> bool:
     """Whether the tables of this layout are there: others may be called train.csv, too."""
     headers = [set(reading.header(name)) for name in TABLES if name in reading.names]
-    return any(not header or len(header & set(WELL_COLUMNS)) > 1 for header in headers)
+    return any(
+        not header or (len(header & set(WELL_COLUMNS)) > 1 and not header.isdisjoint(("id_code", "sirna")))
+        for header in headers
+    )
 
 
 def read(reading: Reading) -> Rows:

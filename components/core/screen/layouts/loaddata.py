@@ -18,15 +18,16 @@ from posixpath import join
 import pandas as pd
 
 from components.core.errors import InputError
+from components.core.screen.layouts.imaged_wells import join_wells
 from components.core.screen.layouts.moved_paths import from_url
 from components.core.screen.layouts.plate_map import (
     describe_wells,
     find_columns,
     finish_wells,
-    join_wells,
     read_plate_map,
 )
 from components.core.screen.layouts.reading import (
+    KEPT,
     KEY,
     Layout,
     Reading,
@@ -46,6 +47,7 @@ _FILE = re.compile(r"(.*load_?data.*)\.(?:csv(?:\.gz)?|parquet)", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?:FileName|URL)_(.+)")
 _ILLUMINATION = re.compile(r"Illum|Mask|Outline", re.IGNORECASE)
 _TABLE = re.compile(r".+\.csv(\.gz)?", re.IGNORECASE)
+_LIKELY = re.compile(r"image", re.IGNORECASE)
 _PREFIX = re.compile(r"Image_(?=(?:FileName|PathName|URL|Metadata|Series|Frame)_)")
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _STEP = {
@@ -64,11 +66,11 @@ def _tables(reading: Reading) -> list[str]:
     named = _in_folders(reading.names) or _in_folders(
         facts.name for facts in reading.source.list_trees(["load_data_csv", "workspace/load_data_csv"])
     )
-    return named or [
-        name
-        for name in sorted(reading.names)
-        if _TABLE.fullmatch(name) and name != reading.config.plate_map and _are_load_data(reading.header(name))
-    ]
+    if named:
+        return named
+    tables = [name for name in sorted(reading.names) if _TABLE.fullmatch(name) and name != reading.config.plate_map]
+    opened = [name for name in tables if _LIKELY.search(name) or reading.sizes[name] <= KEPT]
+    return [name for name in opened if _are_load_data(reading.header(name))]
 
 
 def _in_folders(paths: Iterable[str]) -> list[str]:

@@ -17,7 +17,8 @@ import pandas as pd
 
 from components.core.errors import InputError, shortened
 from components.core.screen.layouts.copies import refuse_copies
-from components.core.screen.layouts.plate_map import finish_wells, join_wells, read_plate_map
+from components.core.screen.layouts.imaged_wells import join_wells
+from components.core.screen.layouts.plate_map import finish_wells, read_plate_map
 from components.core.screen.layouts.reading import Layout, Reading, Rows
 from components.core.screen.layouts.stacks import COLUMNS, NO_Z, stack_sites
 from components.core.screen.screen_source import UnreadableError, files_in

@@ -6,7 +6,7 @@ A reader returns one table, `Rows`: a row a site, or a row a well without images
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,9 @@ KEY = ["experiment", "plate", "well"]
 """What identifies a well."""
 OF_WELL = ("role", "perturbation", "cell_type")
 """What is a well's, not a site's, beside KEY."""
+KEPT = 1 << 28
+"""Bytes of files that are kept; larger tables whose name does not say what they are, such as CellProfiler's Cells.csv, are not
+opened."""
 LISTINGS = 12
 """Folders listed in parallel: in a bucket each takes several requests."""
 
@@ -47,7 +50,7 @@ class Reading:
         labels: whether labels are read.
         images: whether folders are listed for images.
         cell_types: known ones; None for any.
-        names: files directly in the screen's folder.
+        sizes: bytes of the files directly in the screen's folder.
         experiments: the wanted ones; none for all.
         faults: of the tables read so far; `file` in Rows counts them.
         findings: what concerns no single row.
@@ -61,7 +64,7 @@ class Reading:
     labels: bool
     images: bool
     cell_types: tuple[str, ...] | None
-    names: frozenset[str]
+    sizes: Mapping[str, int]
     experiments: Sequence[str] = ()
     faults: list[TableFaults] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -71,7 +74,12 @@ class Reading:
     _paths: list[str] | None = None
     _headers: dict[str, list[str]] = field(default_factory=dict)
     _kept: dict[str, bytes] = field(default_factory=dict)
-    """Tables of which the header was read, until they are read themselves."""
+    """Files that were read, the last ones, up to KEPT bytes: a table is looked at by several layouts."""
+
+    @property
+    def names(self) -> KeysView[str]:
+        """The files directly in the screen's folder."""
+        return self.sizes.keys()
 
     def paths(self) -> list[str]:
         """Paths of all files, sorted; they are listed once."""
@@ -81,19 +89,21 @@ class Reading:
 
     def content(self, path: str) -> bytes:
         """The bytes of a file. InputError if it cannot be read."""
-        if path in self._kept:
-            return self._kept.pop(path)
-        try:
-            return self.source.read_many([path])[0]
-        except UnreadableError as error:
-            raise InputError(f"{self.source.address(path)}: cannot be read ({error.reason})") from None
+        if path not in self._kept:
+            try:
+                self._kept[path] = self.source.read_many([path])[0]
+            except UnreadableError as error:
+                raise InputError(f"{self.source.address(path)}: cannot be read ({error.reason})") from None
+        content = self._kept[path]
+        while sum(map(len, self._kept.values())) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return content
 
     def header(self, path: str) -> list[str]:
         """The columns of a table; none if it is no table."""
         if path not in self._headers:
             try:
-                self._kept[path] = content = self.content(path)
-                self._headers[path] = list(read_table(content, path, (), records=False).columns)
+                self._headers[path] = list(read_table(self.content(path), path, (), records=False).columns)
             except InputError:
                 self._headers[path] = []
         return self._headers[path]

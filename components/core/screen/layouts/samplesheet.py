@@ -53,7 +53,7 @@ SCHEMA = (
     Column("z", False, "number of the plane in a z-stack: a row a plane (screen.z)"),
     Column("time", False, "time point: a row each (screen.time_point)"),
 )
-_FILE = re.compile(r"sample.?sheet\.(csv|tsv|txt|parquet)", re.IGNORECASE)
+_FILE = re.compile(r"sample.?sheet\.((csv|tsv|txt)(\.gz)?|parquet)", re.IGNORECASE)
 _COLUMNS = {name: name for name in ("experiment", "plate", "well", "role", "perturbation", "cell_type")}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
 from components.core.screen.inspection import inspect_screen
-from components.core.screen.layouts import read_screen
+from components.core.screen.layouts import loaddata, read_screen
 from components.core.screen.screen_source import ScreenDirectory
 from tests.components.core.screen.test_faults_of_layouts import image
 
@@ -125,3 +127,46 @@ def test_all_load_data_tables_of_a_folder_are_read(tmp_path: Path):
     screen = read_screen(tmp_path, CONFIG)
     assert {plate.plate for plate in screen.plates} == {"P1B", "P2B", "P1C", "P2C"}
     assert len(screen.tables) == 4
+
+
+class Counted(ScreenDirectory):
+    """Counts how often each file is read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: Counter[str] = Counter()
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes]:
+        self.reads.update(paths)
+        return super().read_many(paths)
+
+
+def test_tables_are_read_once_and_large_ones_of_other_names_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, "MyExpt_Image.csv", PLAIN.replace("Compound", "Notes"))
+    (tmp_path / "Cells.csv").write_text("ImageNumber,AreaShape_Area\n" + "1,2\n" * 500)
+    (tmp_path / "map.csv").write_text("well,compound\nA01,DMSO\nA02,x\nA03,y\n")
+    source = Counted(tmp_path)
+    monkeypatch.setattr(loaddata, "KEPT", 1000)
+    monkeypatch.setattr("components.core.screen.layouts.plate_map.KEPT", 1000)
+    assert len(read_screen(source, CONFIG).plates[0].wells) == 3
+    assert {name: n for name, n in source.reads.items() if name.endswith(".csv")} == {
+        "MyExpt_Image.csv": 1,
+        "map.csv": 1,
+    }
+
+
+@pytest.mark.parametrize("name", ["samplesheet.csv", "samplesheet.csv.gz"])
+def test_a_sample_sheet_beside_a_train_table_of_machine_learning(tmp_path: Path, name: str):
+    write(tmp_path, name, "path,folder,plate,well,perturbation")
+    path = tmp_path / name
+    content = (gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()).replace(
+        b".tif,raw", b".tif,"
+    )
+    content = content.replace(b"A0", b"raw/A0", 1).replace(b"\nA0", b"\nraw/A0")
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    (tmp_path / "train.csv").write_text("image,plate,well,label\na.png,P1,A01,0\n")
+    found = inspect_screen(ScreenDirectory(tmp_path), CONFIG)
+    assert (found.layout, found.wrong) == ("samplesheet", False), found.findings
+    (tmp_path / "train.csv").write_text("id_code,plate,well,label\na.png,P1,A01,0\n")
+    with pytest.raises(InputError, match=r"samplesheet.*screen\.layout"):
+        read_screen(tmp_path, CONFIG)
