@@ -62,7 +62,7 @@ def rows(head: str, line: str, wells: tuple[str, ...] = WELLS) -> str:
         ",1,2\nA,DMSO,x\nB,DMSO,y\n",
         ",1,2,3\nA,DMSO,x,\nB,DMSO,y,\nC,,,\n",
         "P1\nRow,1,2\nA,DMSO,x\nB,DMSO,y\nP2\nRow,1,2\nA,DMSO,x\nB,DMSO,y\n",
-        "Compound\n<>,1,2\nA,DMSO,x\nB,DMSO,y\nDose\n<>,1,2\nA,1,2\nB,1,2\n",
+        "Compound\n<>,1,2\nA,DMSO,x\nB,DMSO,y\nDose\n<>,1,2\nA,0,1\nB,1,2\n",
         "Plate layout;;\n;01;02\nA;DMSO;x\nB;DMSO;y\n;;\n",
         "Compound,,\n,1,2\nA,DMSO,x\nB,DMSO,y\n,,\nDose,,\n,1,2\nA,0,1\nB,0,1\n",
         "P1\n,1,2\nA,DMSO,x\nB,DMSO,y\n\nP2\n,1,2\nA,DMSO,x\nB,DMSO,y\n",
