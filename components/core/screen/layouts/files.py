@@ -40,9 +40,9 @@ _MEASUREMENT = re.compile(r"(?P<after>.+?)__\d{4}-\d\d-\d\dT.*|\d{8}T\d{6}_(?P<b
 """Folder of a measurement as Harmony (the plate's name, the time, a number) or CellVoyager (the time, the plate's name) call it."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _MADE = re.compile(
-    r"(?i).*[-_ .](?:masks?|overlays?|outlines?|labels?|objects|segmented|segmentations?)(?:\.ome)?\.\w+"
+    r"(?i)(?:.*[-_ ./])?(?:masks?|overlays?|outlines?|labels?|objects|segmented|segmentations?)(?:/.*|(?:\.ome)?\.\w+)"
 )
-"""Names of images that an analysis makes."""
+"""Paths of images that an analysis makes of others, by their name or a folder's."""
 _PLACES = ("well", "row", "column", "site", "channel", "z", "t")
 _CHOOSE = "give the folder of those that are meant as the screen, or set screen.pattern to a pattern that only they fit"
 
@@ -95,7 +95,7 @@ def _pattern(reading: Reading, images: list[str]) -> tuple[re.Pattern[str], bool
     """The pattern, and whether it is for whole paths; else it is for the names of files."""
     wanted = reading.config.pattern
     if wanted is None:
-        best = _most_fit([path for path in images if not _is_made(path)]) or _most_fit(images)
+        best = _most_fit([path for path in images if not _MADE.fullmatch(path)]) or _most_fit(images)
         if best is None:
             raise InputError(
                 f"{reading.source.address()}: {len(images)} images whose names fit no known microscope, such as {images[0]}; set "
@@ -116,22 +116,22 @@ def _pattern(reading: Reading, images: list[str]) -> tuple[re.Pattern[str], bool
     return pattern, True
 
 
-def _is_made(path: str) -> bool:
-    """Whether an image is called like what an analysis makes of others, or is in a folder of such."""
-    return is_derived(path.rpartition("/")[0]) or _MADE.fullmatch(path) is not None
-
-
 def _most_fit(images: Sequence[str]) -> str | None:
     """The microscope's pattern that most images fit; None if none fits any."""
-    fits = {
-        text: [match for path in images if (match := re.compile(text, re.IGNORECASE).fullmatch(named_part(path, text)))]
-        for text in PATTERNS.values()
-    }
-    best = max(fits, key=lambda text: len(fits[text]))
+    counts = {text: sum(map(bool, _matches(images, text))) for text in PATTERNS.values()}
+    best = max(counts, key=lambda text: counts[text])
     microscope = PATTERNS["imagexpress"]
-    if best == PATTERNS["plain"] and 4 * sum(bool(match["channel"]) for match in fits[microscope]) >= len(fits[best]):
-        return microscope  # channels that ImageXpress numbered, and several images that were made of each
-    return best if fits[best] else None
+    if best == PATTERNS["plain"] and counts[microscope]:
+        numbered = sum(bool(match and match["channel"]) for match in _matches(images, microscope))
+        if 4 * numbered >= counts[best]:
+            return microscope  # whose numbered channels have several images each that were made of them
+    return best if counts[best] else None
+
+
+def _matches(images: Sequence[str], pattern: str) -> Iterator[re.Match[str] | None]:
+    """What each image's name is by a microscope's pattern."""
+    fit = re.compile(pattern, re.IGNORECASE).fullmatch
+    return (fit(named_part(path, pattern)) for path in images)
 
 
 def _partly_made(rows: list[_Image]) -> set[str]:
@@ -140,7 +140,7 @@ def _partly_made(rows: list[_Image]) -> set[str]:
     made: dict[str, bool] = {}
     for image in rows:
         sites.setdefault(image.channel, set()).add((image.folders, image.well, image.site))
-        made[image.channel] = _MADE.fullmatch(image.path) is not None
+        made[image.channel] = _MADE.fullmatch(f"{image.channel}.tif") is not None
     whole = set().union(*(having for channel, having in sites.items() if not made[channel]))
     return {channel for channel, having in sites.items() if made[channel] and not whole <= having}
 

@@ -265,6 +265,9 @@ def test_a_folder_that_loses_all_its_images_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"other names than the rest.*P2/Images: 2 such as r01c01f01p01-ch1\.tiff"):
         read_screen(root, CONFIG)
     assert len(read_screen(root, CONFIG.model_copy(update={"pattern": "imagexpress"})).plates) == 1
+    few = write(tmp_path / "c", [*wells("raw/Images/r0{r}c0{c}f01p01-ch1.tiff"), "preview/A01.png"])
+    with pytest.raises(InputError, match=r"other names than the rest.*preview: 1 such as A01\.png"):
+        read_screen(few, CONFIG)
     masks = write(tmp_path / "b", wells("P1/x_{w}_s1_w1.tif", "masks/P1/{w}-mask.tif"))
     assert len(read_screen(masks, CONFIG).plates) == 1
 
