@@ -160,7 +160,11 @@ class HeadConfig(FrozenModel):
 class PretrainConfig(FrozenModel):
     """Supervised training of one backbone on all cell types of a fold."""
 
-    epochs: Count = Field(160, description="number of epochs; each sees every well once, at a random site")
+    epochs: Count = Field(
+        160,
+        description="number of epochs; each sees every well at a random site: once, or more often where "
+        "batch_norm.domains_per_step fills batches",
+    )
     batch_size: Count = Field(64, description="images per optimiser step, over all processes")
     optimiser: Literal["adam", "adamw"] = Field(
         "adam",

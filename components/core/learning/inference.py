@@ -16,10 +16,7 @@ from components.core.learning.augmentation import dihedral, easy_view
 from components.core.learning.batch_norm import adapted, domain_of_wells, evaluating, statistics_wells
 from components.core.learning.images import Images
 from components.core.learning.network import Classifier
-from components.core.learning.schedules import random_site_batches
-
-FEWEST_WELLS = 4
-"""BatchNorm statistics of fewer wells tell more of their perturbations than of their plate: running statistics are used."""
+from components.core.learning.schedules import FEWEST_WELLS, random_site_batches
 
 
 def well_logits(
@@ -40,7 +37,8 @@ def well_outputs(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean logits (W, K) and mean embeddings (W, E) of wells, from one pass through the backbone.
 
-    With a domain in `images.batch_norm`, BatchNorm uses the statistics of each well's domain (AdaBN).
+    With a domain in `images.batch_norm`, BatchNorm uses the statistics of each well's domain (AdaBN); of a domain with fewer than
+    FEWEST_WELLS wells to compute them from, a network with a neck uses running statistics.
 
     Args:
         network: the classifier.
@@ -71,7 +69,7 @@ def well_outputs(
 
 def _well_means(
     outputs: Callable[[Tensor], Tensor],
-    network: nn.Module,
+    network: Classifier,
     images: Images,
     wells: NDArray[np.intp],
     batch_size: int,
@@ -89,6 +87,11 @@ def _well_means(
         for which in np.unique(domain_W[wells])[team.rank :: team.size]:
             sources = statistics_wells(table, domain_W, int(which), images.batch_norm.statistics)
             rows = np.flatnonzero(domain_W[wells] == which)
+            if len(sources) < FEWEST_WELLS and network.has_neck:
+                # The neck has one value an image: by their own statistics, the embeddings of two images would be opposites.
+                with evaluating(network):
+                    _add_outputs(sum_WK, rows, outputs, images, wells[rows], batch_size)
+                continue
             seen = images.batches(_distributed(table.sites_of(sources), batch_size), corners=images.crops.tiles())
             with adapted(network, (x for _, x in seen)):
                 _add_outputs(sum_WK, rows, outputs, images, wells[rows], batch_size)

@@ -80,7 +80,7 @@ def pseudo_label_loss(logits_BK: Tensor, label: Tensor) -> Tensor:
 
 
 class PairEpoch:
-    """One epoch of a pair, every labelled well once, in place; it can be interrupted and resumed between two steps.
+    """One epoch of a pair over the batches of `mixed_batches`, in place; it can be interrupted and resumed between two steps.
 
     Args:
         pair: the networks, on the images' device.

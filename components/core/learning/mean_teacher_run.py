@@ -62,8 +62,8 @@ class MeanTeacherTraining:
         self._pairs, self._data, self._images, self._config, self._refresh = pairs, data, images, config, refresh
         self._epochs, self._seed = epochs, settings.fold_seed(fold)
         self._schedule = CycleSchedule.of(config, cell_type)
-        self._slots = Slots(images.team, settings.compute.accumulate)
         self._networks = [network for pair in pairs for network in (pair.student, pair.teacher)]
+        self._slots = Slots(images.team, settings.compute.accumulate, self._networks[0].has_neck)
         for network in self._networks:
             prepare(network, settings.compute, images.device)
         wanted = images.batch_norm.domains_per_step

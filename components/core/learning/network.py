@@ -93,6 +93,11 @@ class Classifier(nn.Module):
             embedding_BE = self.backbone(x_BCHW)
         return cast(Tensor, self.neck(embedding_BE.float()))
 
+    @property
+    def has_neck(self) -> bool:
+        """Whether BatchNorm follows the backbone, which needs at least two images of a domain in training."""
+        return not isinstance(self.neck, nn.Identity)
+
     def reset_head(self) -> None:
         """Replaces the classifier by a new, randomly initialised one."""
         config, sizes = self._head_config, (self.embedding_size, self._classes)

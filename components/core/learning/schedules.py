@@ -90,12 +90,21 @@ def balanced_draw(
     return wells[order[np.minimum(drawn, len(wells) - 1)]]
 
 
+FEWEST_WELLS = 4
+"""BatchNorm statistics of fewer wells tell more of their perturbations than of their domain."""
+
+
 def domains_of_step(wells: NDArray[np.intp], domain_W: NDArray[np.intp] | None, wanted: int) -> int:
-    """Number of domains in every batch of wells: as many as wanted, or all that there are; 1 without domains."""
-    if domain_W is None:
+    """Number of domains in every batch of wells: as many as wanted, or all that batches may have; 1 without domains."""
+    if domain_W is None or not len(wells):
         return 1
-    # A domain of a single well is left out.
-    return max(1, min(wanted, int((np.bincount(domain_W[wells]) > 1).sum()))) if len(wells) else 1
+    count_D = np.bincount(domain_W[wells])
+    return max(1, min(wanted, int((count_D >= _fewest(count_D, wanted)).sum())))
+
+
+def _fewest(count_D: NDArray[np.intp], domains: int) -> int:
+    """Number of wells below which a domain is left out: a few would occur again and again to fill their share of a batch."""
+    return FEWEST_WELLS if domains > 1 and (count_D >= FEWEST_WELLS).sum() > 1 else 2
 
 
 def well_batches(
@@ -105,21 +114,24 @@ def well_batches(
     domain_W: NDArray[np.intp] | None = None,
     domains: int = 1,
 ) -> list[NDArray[np.intp]]:
-    """An epoch's batches of about `size` wells: every well once, in random order, batches of nearly equal size.
+    """An epoch's batches of about `size` wells: in random order, batches of nearly equal size.
 
+    Without domains, or with one in a batch, every well occurs once, but for those of domains that are left out.
     With a domain of every well of the table, a batch holds wells of one, or of as many as `domains` says, so that BatchNorm
     normalises each domain separately; batches come in random order. A domain of a single well is left out: BatchNorm cannot
-    normalise one image. Several domains of a batch come one after the other, with equally many wells each, see `_joined`.
+    normalise one image. Several domains of a batch come one after the other, with equally many wells each; wells occur again to
+    fill them, and domains of fewer than FEWEST_WELLS wells are left out, see `_joined`.
     """
     order = rng.permutation(wells)
     if domain_W is None:
         return list(np.array_split(order, max(1, round(len(order) / size))))
     order = order[np.argsort(domain_W[order], kind="stable")]
+    fewest = _fewest(np.bincount(domain_W[order]), domains)
     starts = np.flatnonzero(np.diff(domain_W[order])) + 1
     batches = [
         part
         for of_domain in np.split(order, starts)
-        if len(of_domain) > 1
+        if len(of_domain) >= fewest
         for part in np.array_split(of_domain, max(1, min(round(len(of_domain) * domains / size), len(of_domain) // 2)))
     ]
     if domains > 1:
@@ -150,8 +162,13 @@ def _joined(
             chosen += [(domain, left[domain].pop()) for domain in order[: domains - len(chosen)]]
             left = {domain: own for domain, own in left.items() if own}
         while len(chosen) < domains:
-            in_batch = [int(domain_W[portion[0]]) in dict(chosen) for portion in portions]
-            k = min(rng.permutation(len(portions)).tolist(), key=in_batch.__getitem__)
+            longest = max(len(portion) for _, portion in chosen)
+            # Rather domains that the batch does not have, and that do not need to occur more than twice to fill their share.
+            cost = [
+                (2 * len(wells_of[own]) < longest, own in dict(chosen))
+                for own in (int(domain_W[portion[0]]) for portion in portions)
+            ]
+            k = min(rng.permutation(len(portions)).tolist(), key=cost.__getitem__)
             chosen.append((int(domain_W[portions[k][0]]), portions[k]))
         longest = max(len(portion) for _, portion in chosen)
         for domain, portion in chosen:
@@ -194,7 +211,8 @@ def mixed_batches(
     """An epoch's site batches for the mean teacher, labelled sites first, with their number of labelled sites.
 
     Every labelled well occurs once; unlabelled wells, if any, repeat as often as needed. With a domain of every well, the
-    labelled part of a batch and the unlabelled part have their numbers of `domains`, see `well_batches`.
+    labelled part of a batch and the unlabelled part have their numbers of `domains`, and labelled wells may occur again or be
+    left out, see `well_batches`.
     """
     if domain_W is not None:
         supervised = well_batches(labelled, config.labelled_batch, rng, domain_W, domains[0])

@@ -58,7 +58,7 @@ class SupervisedTraining:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self._slots = Slots(data.images.team, compute.accumulate)
+        self._slots = Slots(data.images.team, compute.accumulate, network.has_neck)
         self._domains = domains_of_step(data.wells.training, self._domain_W, data.images.batch_norm.domains_per_step)
         self._slots.warn_of_small_parts(**{"pretrain.batch_size": (config.batch_size, self._domains)})
         self._replica = Replica(network, self._slots)

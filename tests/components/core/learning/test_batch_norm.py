@@ -129,6 +129,19 @@ def test_wells_are_predicted_with_the_statistics_of_their_own_domain(images: Ima
         np.testing.assert_allclose(got_WK[row], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("wells", [1, 2, 3, 4])
+def test_a_neck_uses_running_statistics_where_few_wells_have_the_domain(images: Images, wells):
+    network = classifier(K, batch_norm=True)
+    table = images.table
+    assert (table.plate_W[:wells] == 0).all()
+    plate_W = np.where(np.arange(table.wells) < wells, table.plate_W, np.maximum(table.plate_W, 1))
+    few = replace(images, table=replace(table, plate_W=plate_W), batch_norm=BatchNormConfig(domain="plate"))
+    plain = replace(few, batch_norm=BatchNormConfig(domain="none"))
+    own = np.arange(wells)
+    same_WK = well_logits(network, few, own, 1, 16, K) == well_logits(network, plain, own, 1, 16, K)
+    assert same_WK.all() == (wells < 4)
+
+
 def test_rejects_controls_statistics_for_a_domain_without_controls(images: Images):
     table = images.table
     bare = replace(table, role_W=np.where(table.plate_W == 1, TREATMENT, table.role_W))

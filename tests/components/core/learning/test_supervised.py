@@ -62,6 +62,14 @@ def test_the_loss_falls_and_unseen_wells_are_classified(toy):
     assert (well_logits(network, toy, unseen, 1, 16, K).argmax(1) == toy.table.class_W[unseen]).mean() >= 0.9
 
 
+@pytest.mark.parametrize("wells", [1, 3])
+def test_batch_norm_of_embeddings_trains_on_a_batch_of_one_image(toy, wells):
+    network = classifier(K, batch_norm=True)
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 2})
+    SupervisedTraining(network, data_of(toy, np.arange(wells), classes=K), config, 1, ComputeConfig()).run()
+    assert all(tensor.isfinite().all() for tensor in network.parameters())
+
+
 def test_the_network_ends_at_its_best_validated_epoch(toy):
     """Scores are scripted; the kept weights are those of the epoch that got the best, the first of two equal ones."""
     states, script = [], iter([0.2, 0.7, 0.7, 0.1])
