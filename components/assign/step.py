@@ -110,10 +110,11 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
     wells = {use: _locate(content.wells[use], *sources[use], vocabulary.treatments, f"{logits}: {use}") for use in USES}
     warnings: list[str] = []
     unfitted: list[str] = []
-    fitted = _temperatures_of(manifest.model, content.cell_type, warnings) if manifest.model else None
+    groups = _learn(prior, manifest, None, warnings)
+    shown = "raw" if groups is None else "balanced"
+    fitted = _temperatures_of(manifest.model, content.cell_type, shown, warnings) if manifest.model else None
     raw = fitted.raw if fitted else _fit([wells["oof"].logits_WK], [wells["oof"].truth_W], "raw", unfitted)
     temperatures = fitted or Temperatures(raw, raw, 1.0)
-    groups = _learn(prior, manifest, None, warnings)
     experiments: list[dict[str, Any]] = []
     parts: dict[str, list[Competition]] = {use: [] for use in USES}
     if groups is not None:
@@ -234,8 +235,11 @@ def _learn(
         return None
 
 
-def _temperatures_of(model: ReferenceModel, cell_type: str, warnings: list[str]) -> Temperatures:
-    """The temperatures that the training run fitted; new plates have no labels to fit any on."""
+def _temperatures_of(model: ReferenceModel, cell_type: str, shown: str, warnings: list[str]) -> Temperatures:
+    """The temperatures that the training run fitted; new plates have no labels to fit any on.
+
+    Warns if there is none for the `shown` confidences, those with the prior (`balanced`) or without (`raw`).
+    """
     known = model.temperatures.get(cell_type)
     if known is None:
         warnings.append(
@@ -243,6 +247,11 @@ def _temperatures_of(model: ReferenceModel, cell_type: str, warnings: list[str])
             "predictions"
         )
         return Temperatures(1.0, 1.0, 1.0)
+    if known[shown] == 1:  # what a run writes that had no out-of-fold wells
+        warnings.append(
+            f"confidences are not calibrated: the model's run fitted no temperature ({shown}) of cell type {cell_type}, so they "
+            "only rank predictions"
+        )
     return Temperatures.of_names(known)
 
 
@@ -286,7 +295,10 @@ def _fit_restricted(
     for wells in FEW:
         most = -(-CALIBRATING // (wells * max(1, len(plates))))
         thinned = [
-            few_wells for part in plates if wells < len(part.classes_k) for few_wells in part.thinned(wells, most)
+            few_wells
+            for part in plates
+            if wells < len(part.classes_k)
+            for few_wells in part.thinned(oof.ids_W, wells, most)
         ]
         if any((truth(part) >= 0).any() for part in thinned):
             few[wells] = fit(thinned, "balanced")

@@ -75,8 +75,9 @@ class Report:
 
     @property
     def calibrated(self) -> bool:
-        """Whether temperatures were fitted for every cell type; one that could not be fitted is 1."""
-        fitted = [any(value != 1 for value in kinds.values()) for kinds in self.temperatures.values()]
+        """Whether the temperature of the confidences shown was fitted for every cell type; one that could not be fitted is 1."""
+        shown = "balanced" if self.prior_used else "raw"
+        fitted = [kinds.get(shown, 1) != 1 for kinds in self.temperatures.values()]
         return bool(fitted) and all(fitted)
 
 

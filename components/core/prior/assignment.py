@@ -8,6 +8,7 @@ W wells, K treatment perturbations; lower case w and k for the wells and perturb
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -43,10 +44,15 @@ class Competition:
             scipy.special.log_softmax(logits_WK[np.ix_(self.wells_w, self.classes_k)].astype(np.float64), axis=1)
         )
 
-    def thinned(self, wells: int, most: int) -> list[Competition]:
-        """Competitions of `wells` of its wells each, which have no well in common; at most so many."""
-        apart = len(self.wells_w) // wells
-        return [replace(self, wells_w=self.wells_w[k::apart][:wells]) for k in range(min(apart, most))]
+    def thinned(self, ids_W: Sequence[str], wells: int, most: int) -> list[Competition]:
+        """Competitions of `wells` of its wells each, which have no well in common; at most so many.
+
+        They depend on the ids of the wells, not on their order.
+        """
+        digests = [hashlib.sha256(ids_W[w].encode()).digest() for w in self.wells_w]
+        order_w = self.wells_w[sorted(range(len(digests)), key=digests.__getitem__)]
+        apart = len(order_w) // wells
+        return [replace(self, wells_w=np.sort(order_w[k::apart][:wells])) for k in range(min(apart, most))]
 
 
 def competitions(

@@ -65,7 +65,8 @@ class ModelManifest(StoredRecord):
     vocabulary: Vocabulary
     design: PlateDesign | None = Field(description="None if the screen has none, or prior.enabled is false")
     temperatures: dict[str, dict[str, float]] = Field(
-        description="of confidences, fitted out of fold: raw, group, balanced by cell type"
+        description="of confidences, fitted out of fold, by cell type: raw, group, balanced, and balanced_N of plates with N "
+        "wells; 1 if not fitted"
     )
     experiment_folds: dict[str, int] = Field(
         description="fold by labelled experiment, for folds.known of the next run; empty if folds are of wells"

@@ -97,7 +97,8 @@ class ReferenceModel(FrozenModel):
     address: str = Field(description="where it is published, ADDRESS_OF_STORE/models/FINGERPRINT")
     design: PlateDesign | None = Field(description="None if its screen has none, or its prior was switched off")
     temperatures: dict[str, dict[str, float]] = Field(
-        description="of confidences, fitted out of fold: raw, group, balanced by cell type"
+        description="of confidences, fitted out of fold, by cell type: raw, group, balanced, and balanced_N of plates with N "
+        "wells; 1 if not fitted"
     )
 
 

@@ -70,6 +70,11 @@ def test_each_temperature_changes_its_own_confidence_and_without_any_they_are_un
     (warning,) = summary["warnings"]
     assert warning.startswith("confidences are not calibrated: the model has no temperatures of cell type HUVEC")
     assert set(summary["temperature"].values()) == {1.0}
+    (warning,) = new.assign({"HUVEC": {**usual, "raw": 2.0}})[1]["warnings"]
+    assert warning.startswith(
+        "confidences are not calibrated: the model's run fitted no temperature (balanced) of cell type HUVEC"
+    )
+    assert new.assign({"HUVEC": {**usual, "balanced": 2.0}})[1]["warnings"] == []
 
 
 def test_a_model_without_design_predicts_without_the_prior(case: Case) -> None:

@@ -286,3 +286,17 @@ def test_truth_in_another_spelling_is_matched_and_the_page_says_so(new: NewPlate
     metrics = run(**new.arguments)
     assert metrics["wells"]["holdout"]["overall"] == len(new.labels)
     assert "labels are not written as in the screen&#39;s tables" in (new.arguments["out"] / "report.html").read_text()
+
+
+def test_confidences_of_a_model_without_fitted_temperatures_are_not_called_calibrated(
+    new: NewPlates, report: Path
+) -> None:
+    assert "Confidences were calibrated" in (report / "report.html").read_text()
+    for uri in new.arguments["uris"]:
+        path = Path(uri) / "assign.json"
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "temperature": {**found["temperature"], "balanced": 1.0}}))
+    run(**new.arguments)
+    page = (Path(new.arguments["out"]) / "report.html").read_text()
+    assert "Confidences are not calibrated" in page
+    assert "were calibrated" not in page

@@ -69,7 +69,7 @@ def test_confidences_without_fitted_temperatures_are_not_called_calibrated(
     assert "Calibrated probability" in (report / "report.html").read_text()
     for path in (tmp_path / "in").glob("assign-*/assign.json"):
         found = json.loads(path.read_text())
-        path.write_text(json.dumps({**found, "temperature": dict.fromkeys(TEMPERATURE, 1.0)}))
+        path.write_text(json.dumps({**found, "temperature": {**TEMPERATURE, "balanced": 1.0}}))
     run(**changed)
     assert "Calibrated probability" not in (tmp_path / "out" / "report.html").read_text()
 

@@ -86,6 +86,17 @@ def test_plates_of_any_number_of_wells_are_assigned_at_least_as_well_as_without_
             assert abs(confidence - assigned) < 0.1
 
 
+def test_thinned_plates_hold_the_same_wells_in_any_order_of_rows():
+    ids = [f"E-1_1_A{n:02}" for n in range(12)]
+    order = np.random.default_rng(0).permutation(12)
+    part = Competition("E-1", "1", np.arange(12), np.arange(20))
+    plain, shuffled = part.thinned(ids, 4, 3), part.thinned([ids[n] for n in order], 4, 3)
+    assert [{ids[w] for w in each.wells_w} for each in plain] == [
+        {ids[order[w]] for w in each.wells_w} for each in shuffled
+    ]
+    assert sorted(np.concatenate([each.wells_w for each in plain])) == list(range(12))
+
+
 def test_a_sure_well_stays_sure_and_its_temperature_is_that_of_its_plates_number_of_wells():
     logits_WK = np.zeros((1, K))
     logits_WK[0, 5] = 12.0
