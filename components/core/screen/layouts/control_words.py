@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import re
 
-_SURE = frozenset(
-    (
-        *(
-            "dmso",
-            "untreated",
-            "non treated",
-            "nontreated",
-            "no treatment",
-            "no drug",
-            "no compound",
-            "mock",
-            "vehicle",
-            "negcon",
-        ),
-        *("scramble", "scrambled", "non targeting", "nontargeting", "ntc"),
-    )
+_UNTREATED = frozenset(("dmso", "vehicle", "mock", "negcon", "untreated", "nontreated", "non treated"))
+_NO_TARGET = frozenset(
+    ("no treatment", "no drug", "no compound", "scramble", "scrambled", "nontargeting", "non targeting", "ntc")
 )
+_SURE = _UNTREATED | _NO_TARGET
 _MAYBE = frozenset(("neg control", "negative control", "neg ctrl", "negative ctrl", "neg con", "control negative"))
 _BESIDE = frozenset(("control", "ctrl", "only", "alone", "treated", "neg", "negative", "sirna", "guide", "sgrna"))
 _EMPTY = frozenset(("empty", "blank", "empty well", "no cells", "unused"))
