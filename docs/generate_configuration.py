@@ -17,9 +17,11 @@ HEAD = """# Configuration
 
 One YAML file describes a run. It is validated before anything starts and written into the run's results. A file holds only what
 differs from the defaults below; `--set KEY=VALUE` changes single fields, elements of lists by index (`backbones.0.stem=24`).
+`extends: NAME_OR_FILE` takes another configuration's fields where the file gives none of its own.
 
 ```yaml
 name: my-screen
+extends: rxrx1
 screen:
   image_size: 512
   holdout_experiments: [HUVEC-16, RPE-07]

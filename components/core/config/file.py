@@ -153,6 +153,36 @@ def read_yaml(path: Path) -> Any:
     return {} if data is None else data
 
 
+def read_config(name_or_file: str, extended_by: tuple[Path, ...] = ()) -> Any:
+    """The content of a configuration's file, over that of the configuration that its `extends` names, section by section.
+
+    Fields replace the fields of the same section; a field that is a mapping or a list is replaced whole.
+
+    Args:
+        name_or_file: a shipped configuration, or a path; that in `extends` is relative to the file's folder.
+        extended_by: the files that led to this one, the latest last.
+
+    Raises:
+        InputError: no such file, not YAML, or a file that extends itself.
+    """
+    if extended_by and (beside := extended_by[-1].parent / name_or_file).is_file():
+        name_or_file = str(beside)
+    path = find_config(name_or_file)
+    if path in extended_by:
+        raise InputError(f"{path}: extends itself, by {' and '.join(str(each) for each in extended_by)}")
+    data = read_yaml(path)
+    if not isinstance(data, dict) or "extends" not in data:
+        return data
+    base = data.pop("extends")
+    if not isinstance(base, str):
+        raise InputError(f"{path}: extends: expected the name or file of a configuration, got {base!r}")
+    merged = read_config(base, (*extended_by, path))
+    for section, content in data.items():
+        earlier = merged.get(section)
+        merged[section] = earlier | content if isinstance(earlier, dict) and isinstance(content, dict) else content
+    return merged
+
+
 def apply_change(data: Any, change: str, defaults: Any = None) -> None:
     """Applies one KEY=VALUE to plain data, in place; the value is YAML, list items are addressed by index.
 

@@ -24,7 +24,7 @@ from components.core.config.file import (
     apply_change,
     find_config,
     parse,
-    read_yaml,
+    read_config,
 )
 from components.core.config.method import (
     PUBLISHED,
@@ -589,16 +589,16 @@ class RunConfig(FrozenModel):
     def load(cls, name_or_file: str, changes: Iterable[str] = ()) -> RunConfig:
         """Reads a configuration by name (`demo`) or file, then applies `KEY=VALUE` changes.
 
-        A backbone may be given by name: one of the file's own, `xception` or `xception_large`.
+        A file may extend another: `extends: demo`, a name or a path beside it. A backbone may be given by name: one of the
+        file's own, `xception` or `xception_large`.
 
         Raises:
             InputError: no such file, not YAML, an unknown key, a wrong type or an invalid combination.
         """
-        path = find_config(name_or_file)
-        data = read_yaml(path)
-        _name_backbones(data, _known_backbones(data), str(path))
+        data, source = read_config(name_or_file), str(find_config(name_or_file))
+        _name_backbones(data, _known_backbones(data), source)
         # Validated after the changes, which may repair or complete the file.
-        return _changed(data, tuple(changes), str(path), cls().model_dump(mode="json"))
+        return _changed(data, tuple(changes), source, cls().model_dump(mode="json"))
 
     def changed(self, changes: Sequence[str], source: str) -> RunConfig:
         """The configuration after `KEY=VALUE` changes.

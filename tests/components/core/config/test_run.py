@@ -273,3 +273,20 @@ def test_own_columns_keep_their_names_unless_results_have_them():
     names = ("dose", "confidence", "compound", "raw_compound", "focus_1", "SMILES")
     own = ("dose", "screen_confidence", "screen_compound", "screen_raw_compound", "screen_focus_1", "SMILES")
     assert ScreenConfig(perturbation_name="Compound").own_columns(names) == own
+
+
+def test_a_file_that_extends_another_replaces_fields_of_sections(tmp_path: Path) -> None:
+    base = RunConfig.load("demo")
+    (tmp_path / "own.yaml").write_text("extends: demo\npretrain: {epochs: 3}\nsimulate: {labelled: {HUVEC: 2}}\n")
+    extended = RunConfig.load(write(tmp_path, "extends: own.yaml\nname: mine\npretrain: {batch_size: 5}\n"))
+    found = differences(base.model_dump(), extended.model_dump())
+    assert set(found) == {"name", "pretrain.epochs", "pretrain.batch_size"} | {
+        f"simulate.labelled.{name}" for name in base.simulate.labelled
+    }
+    assert dict(extended.simulate.labelled) == {"HUVEC": 2}
+
+
+def test_what_extends_a_file_can_be_wrong_in(tmp_path: Path) -> None:
+    assert "extends itself" in error(tmp_path, "extends: run.yaml")
+    assert "no such file" in error(tmp_path, "extends: nothing")
+    assert "extends: expected the name or file" in error(tmp_path, "extends: [demo]")
