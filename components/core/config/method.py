@@ -155,6 +155,18 @@ class HeadConfig(FrozenModel):
     batch_norm: bool = Field(
         False, description="whether BatchNorm follows the backbone, before classifier and embeddings (arXiv 1903.07071)"
     )
+    linear_weight: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0,
+        description="weight of the cross-entropy of a linear classifier beside ArcFace on the same embedding, whose own is 1 - "
+        "linear_weight; the linear classifier then predicts. 0 trains ArcFace alone; RxRx1's 1st place: 0.8 with margin 0.5 "
+        "(github.com/maciej-sypetkowski/kaggle-rcic-1st)",
+    )
+
+    @model_validator(mode="after")
+    def _joint(self) -> Self:
+        if self.linear_weight and self.kind != "arcface":
+            raise ValueError(f"linear_weight is of a classifier beside ArcFace; set kind to arcface, got {self.kind}")
+        return self
 
 
 class PretrainConfig(FrozenModel):

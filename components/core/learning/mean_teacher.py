@@ -203,8 +203,8 @@ class PairEpoch:
         normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
         domains = [self._slots.domains_of_part(each) for each in self._domains]
         with several_domains(pair.student, domains[0]):
-            supervised_LK = self._student(normal_view(normal_L, images.augment, generator), target_L)
-        loss = (1.0 - weight) * F.cross_entropy(supervised_LK, target_L) * of_labelled
+            supervised = self._student(normal_view(normal_L, images.augment, generator), target_L)
+        loss = (1.0 - weight) * pair.student.loss(supervised, target_L) * of_labelled
         # Labelled and other wells are of different domains, which must not be normalised as one.
         parts = [labelled, len(x) - labelled] if self._by_domain and labelled < len(x) else [len(x)]
 

@@ -59,6 +59,23 @@ class SoftmaxHead(nn.Linear):
             return F.linear(embedding_BE.float(), self.weight.float(), self.bias.float())
 
 
+class JointHead(nn.Module):
+    """A linear classifier and ArcFace on the same embedding, trained together; the linear one predicts.
+
+    Source: the 1st place of the CellSignal challenge (M. Sypetkowski, github.com/maciej-sypetkowski/kaggle-rcic-1st).
+    """
+
+    def __init__(self, embedding_size: int, classes: int, scale: float, margin: float) -> None:
+        super().__init__()
+        self.linear = SoftmaxHead(embedding_size, classes)
+        self.arcface = ArcFaceHead(embedding_size, classes, scale, margin)
+
+    def forward(self, embedding_BE: Tensor, target_B: Tensor | None = None) -> Tensor:
+        """The linear classifier's logits, (B, K), float32; with targets both classifiers', (2, B, K), for `Classifier.loss`."""
+        linear_BK: Tensor = self.linear(embedding_BE)
+        return linear_BK if target_B is None else torch.stack([linear_BK, self.arcface(embedding_BE, target_B)])
+
+
 class Classifier(nn.Module):
     """Six-channel image in, logits over the screen's classes out.
 
@@ -84,8 +101,18 @@ class Classifier(nn.Module):
         self.reset_head()
 
     def forward(self, x_BCHW: Tensor, target_B: Tensor | None = None) -> Tensor:
-        """Logits of standardised images, shape (B, K), float32; with targets, ArcFace applies its margin."""
+        """Logits of standardised images, shape (B, K), float32; with targets what `loss` takes: ArcFace applies its margin."""
         return cast(Tensor, self.head(self.embed(x_BCHW), target_B))
+
+    def loss(self, output: Tensor, target_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Supervised loss, a mean over wells, of the output of `forward` with the same targets."""
+        weight = self._head_config.linear_weight
+        if not weight:
+            return F.cross_entropy(output, target_B, label_smoothing=label_smoothing)
+        of_linear, of_arcface = (
+            F.cross_entropy(logits_BK, target_B, label_smoothing=label_smoothing) for logits_BK in output
+        )
+        return weight * of_linear + (1.0 - weight) * of_arcface
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
         """Embeddings, shape (B, E), float32; the backbone computes in bfloat16 if `autocasts` is set."""
@@ -101,8 +128,12 @@ class Classifier(nn.Module):
     def reset_head(self) -> None:
         """Replaces the classifier by a new, randomly initialised one."""
         config, sizes = self._head_config, (self.embedding_size, self._classes)
-        head = ArcFaceHead(*sizes, config.scale, config.margin) if config.kind == "arcface" else SoftmaxHead(*sizes)
-        self.head: nn.Module = head.to(next(self.backbone.parameters()).device)
+        head: nn.Module
+        if config.kind == "softmax":
+            head = SoftmaxHead(*sizes)
+        else:
+            head = (JointHead if config.linear_weight else ArcFaceHead)(*sizes, config.scale, config.margin)
+        self.head = head.to(next(self.backbone.parameters()).device)
 
 
 def build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:

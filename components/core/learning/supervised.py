@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning.augmentation import normal_view
@@ -122,8 +121,8 @@ class SupervisedTraining:
                     target_B = next(targets)
                     with part_of_step(), self._replica.part(k):
                         with several_domains(self._network, self._slots.domains_of_part(self._domains)):
-                            logits_BK = self._replica(normal_view(x, images.augment, generator), target_B)
-                        loss = F.cross_entropy(logits_BK, target_B, label_smoothing=config.label_smoothing)
+                            output = self._replica(normal_view(x, images.augment, generator), target_B)
+                        loss = self._network.loss(output, target_B, config.label_smoothing)
                         loss = loss * self._slots.weight(len(sites), size)
                         loss.backward()  # type: ignore[no-untyped-call]
                     meter.add(loss, len(sites))

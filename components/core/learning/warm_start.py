@@ -49,7 +49,7 @@ def check_networks(
                     f"{OPTION}: backbone {backbone.name} has {name} {_shown(value)}, but {_shown(other[name])} in {run}; "
                     f"make the architectures the same, or {AT_RANDOM}"
                 )
-    for field in ("kind", "batch_norm"):
+    for field in ("kind", "batch_norm", "linear_weight"):
         ours, theirs = getattr(head, field), getattr(source.head, field)
         if ours != theirs:
             raise InputError(

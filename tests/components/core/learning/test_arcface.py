@@ -1,4 +1,4 @@
-"""ArcFace against a plain loop, its gradients, and float32 under autocast."""
+"""ArcFace against a plain loop, its gradients, and its sum with a linear classifier."""
 
 import math
 
@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.core.config import HeadConfig
 from components.core.learning.network import ArcFaceHead
+from tests.components.core.learning.tiny_networks import classifier
 
 E, K = 5, 4
 
@@ -64,3 +66,30 @@ def test_gradients_are_finite_if_the_embedding_equals_the_weight(sign):
     assert torch.isfinite(embedding_BE.grad).all()
     assert torch.isfinite(head.weight.grad).all()
     assert head.weight.grad.abs().sum() > 0
+
+
+def test_the_joint_loss_is_the_weighted_sum_of_both_and_the_linear_classifier_predicts():
+    """Reference: the published main.py and model.py, `loss * (1 - 0.2) + metric_loss * 0.2`, through plain float64."""
+    network = classifier(K, linear_weight=0.8, margin=0.5).eval()
+    x, target_B = torch.randn(6, 6, 16, 16), torch.arange(6) % K
+    embedding_BE = network.embed(x)
+    linear_BK = embedding_BE @ network.head.linear.weight.T + network.head.linear.bias
+    torch.testing.assert_close(network(x), linear_BK)
+    arcface_BK = plain_logits(embedding_BE.detach(), network.head.arcface.weight, target_B.tolist(), 30.0, 0.5)
+    for smoothing in (0.0, 0.1):
+        wanted_BK = (1 - smoothing) * np.eye(K)[target_B] + smoothing / K
+        losses = [
+            -(wanted_BK * torch.as_tensor(of_BK).detach().double().log_softmax(1).numpy()).sum(1).mean()
+            for of_BK in (linear_BK, arcface_BK)
+        ]
+        loss = network.loss(network(x, target_B), target_B, smoothing)
+        assert loss.item() == pytest.approx(0.8 * losses[0] + 0.2 * losses[1], rel=1e-5)
+    loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.head.parameters())
+
+
+def test_a_linear_classifier_beside_a_softmax_head_is_refused():
+    with pytest.raises(
+        ValueError, match="linear_weight is of a classifier beside ArcFace; set kind to arcface, got softmax"
+    ):
+        HeadConfig(kind="softmax", linear_weight=0.8)

@@ -172,6 +172,7 @@ NETWORKS = SourceRun("old-1", {"slim": SLIM, "small": SMALL}, HeadConfig(), sour
         (SLIM.model_copy(update={"stem": 8}), {}, (0,), "backbone slim has stem 8, but 4 in run old-1; make the arch"),
         (SLIM.model_copy(update={"entry": (4, 8)}), {}, (0,), r"backbone slim has entry \[4, 8\], but \[4, 6\] in run"),
         (SLIM, {"kind": "softmax"}, (0,), "head.kind is softmax, but arcface in run old-1"),
+        (SLIM, {"linear_weight": 0.8}, (0,), "head.linear_weight is 0.8, but 0.0 in run old-1"),
         (SLIM, {}, (0, 3), r"no pretrained weights of fold 3 and slim \(it has slim of fold 0, slim of fold 1, slim of fol"),
         (SMALL, {}, (0,), "no pretrained weights of fold 0 and small"),
     ],
