@@ -253,6 +253,36 @@ def growth(
 
 
 @app.command()
+def ablation(
+    study: Annotated[
+        Path | None, PathOption(help="study file: screens, and rows of changes; default: the shipped one")
+    ] = None,
+    out: Annotated[Path, PathOption(help="folder of ablation.json and ablation.md")] = Path("runs/ablation"),
+    seeds: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N,N", help="seeds of the simulated screens and of training; default: 1"),
+    ] = None,
+    screens: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,NAME", help="screens of the study; default: all with folders")
+    ] = None,
+    rows: Annotated[list[str] | None, typer.Option(metavar="NAME,NAME", help="rows of the study; default: all")] = None,
+    path: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="folder that {NAME} stands for in the study file")
+    ] = None,
+    store: Store = None,
+    set: Changes = None,
+) -> None:
+    """Compares changes of a configuration by accuracy and cost, on several kinds of screen.
+
+    The same command with the same --out resumes.
+    """
+    from pipelines.studies.ablation import SHIPPED, read_study, run_ablation
+
+    found = read_study(study or SHIPPED, path or [], screens or [], rows or [])
+    run_ablation(found, seeds or ["1"], set or [], store, out)
+
+
+@app.command()
 def protocols(
     config: Config,
     screen: SimulatedScreen = None,

@@ -120,7 +120,7 @@ class Growth:
             "name": rung.name,
             **summary(self.scores.of(rung.name), "seed"),
             "cell_types": {
-                str(seed): {name: value for name, value in row.items() if name not in (ASSIGNED, "seconds")}
+                str(seed): {name: value for name, value in row.items() if name not in (ASSIGNED, "balanced", "seconds")}
                 for seed, row in rows.items()
             },
             "seconds": round(sum(row["seconds"] for row in rows.values()), 1),
@@ -203,29 +203,34 @@ def _rung_runs(study: Study, ladder: Sequence[Rung], seed: int) -> list[RungRun]
 
 
 def _score(growth: Growth, run: RungRun, console: Console) -> None:
-    raw = accuracy(run.predictions, run.truth, "raw_perturbation")
+    truth = pd.read_csv(run.truth, dtype=str).set_index("id_code").iloc[:, 0]
+    raw = accuracy(run.predictions, truth, "raw_perturbation")
     scores = growth.scores.row(run.rung.name, run.seed)
-    scores |= {**raw, "seconds": math.fsum(task.seconds() or 0.0 for task in run.added)}
+    scores |= {**raw, "seconds": math.fsum(spent.seconds for task in run.added if (spent := task.spent()))}
     text = f"seed {run.seed}  {run.rung.title}: {raw['overall']:.3f}"
     if run.rung.name == LAST:
-        scores[ASSIGNED] = accuracy(run.predictions, run.truth, "perturbation")["overall"]
+        scores[ASSIGNED] = accuracy(run.predictions, truth, "perturbation")["overall"]
         text += f", after assignment: {scores[ASSIGNED]:.3f}"
     console.print(text, style="bold", highlight=False)
 
 
-def accuracy(predictions: Mapping[str, Path], truth: Path, column: str) -> dict[str, float]:
-    """Well top-1 on the unlabelled treatment wells, over all wells (`overall`) and by cell type.
+def accuracy(
+    predictions: Mapping[str, Path], truth: pd.Series, column: str, table: str = "unlabelled.csv"
+) -> dict[str, float]:
+    """Well top-1 over all wells (`overall`), by cell type, and the mean over labels of the share that is right (`balanced`).
 
     Args:
         predictions: output folder of assign by cell type.
-        truth: a table of id_code and label.
+        truth: label by id_code.
         column: `raw_perturbation` before the prior, `perturbation` after assignment.
+        table: the wells that are scored, a file of assign.
     """
-    true = pd.read_csv(truth, dtype=str).set_index("id_code").iloc[:, 0]
     hits = {}
     for cell_type, folder in predictions.items():
-        table = pd.read_csv(folder / "unlabelled.csv", dtype=str).set_index("id_code")
-        hits[cell_type] = table[column] == true[table.index]
-    return {"overall": float(pd.concat([*hits.values()]).mean())} | {
+        predicted = pd.read_csv(folder / table, dtype=str).set_index("id_code")[column]
+        hits[cell_type] = predicted == truth[predicted.index]
+    all_hits = pd.concat([*hits.values()])
+    balanced = all_hits.groupby(truth[all_hits.index]).mean().mean()
+    return {"overall": float(all_hits.mean()), "balanced": float(balanced)} | {
         name: float(hit.mean()) for name, hit in hits.items()
     }

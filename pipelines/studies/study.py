@@ -52,6 +52,13 @@ FILES = {"screen": "screen.json", "holdout": "holdout.json", "holdout_labels": "
 """Outputs whose file has another name than the parameter."""
 
 
+class Spent(NamedTuple):
+    """Time that a task took, in all threads of its process."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 @dataclass(frozen=True, eq=False)
 class StudyTask:
     """One call of a step's `main`, after the tasks that it needs; `folder` is named by the task's digest."""
@@ -71,16 +78,17 @@ class StudyTask:
         """The file or folder of an output."""
         return self.folder / FILES.get(output, output)
 
-    def seconds(self) -> float | None:
-        """Seconds that the finished task took; None if it is not finished."""
+    def spent(self) -> Spent | None:
+        """What the finished task took; None if it is not finished."""
         try:
-            return float(json.loads((self.folder / "done.json").read_text(encoding="utf-8"))["seconds"])
+            done = json.loads((self.folder / "done.json").read_text(encoding="utf-8"))
+            return Spent(done["seconds"], done["cpu_seconds"])
         except (OSError, ValueError):
             return None
 
-    def finish(self, seconds: float) -> None:
+    def finish(self, spent: Spent) -> None:
         """Marks the task as finished."""
-        write_atomically(self.folder / "done.json", json.dumps({"step": self.step, "seconds": seconds}))
+        write_atomically(self.folder / "done.json", json.dumps({"step": self.step, **spent._asdict()}))
 
     def forget(self) -> None:
         """Makes a finished task run again, for one with inputs that its digest does not cover."""
@@ -191,7 +199,7 @@ class Study:
             InputError: a task found bad input.
             StepError: a task failed, or its process died; finished tasks are kept.
         """
-        done = {task for task in self.tasks.values() if task.seconds() is not None}
+        done = {task for task in self.tasks.values() if task.spent() is not None}
         left = [task for task in self.tasks.values() if task not in done]
         waiting = [*cases]
 
@@ -209,7 +217,7 @@ class Study:
         display = TaskDisplay(config, Counter(task.step for task in left), self.console, names=names, table=table)
         events, log = self.folder / "events.jsonl", self.folder / "log.txt"
         events.write_text("", encoding="utf-8")
-        running: dict[Future[float], StudyTask] = {}
+        running: dict[Future[Spent], StudyTask] = {}
         with events.open(encoding="utf-8") as lines, display, _worker_pool(self.workers, log, events) as pool:
             while left or running:
                 ready = [task for task in left if done.issuperset(task.needs)]
@@ -222,7 +230,7 @@ class Study:
                 display.read(lines)
                 for future in ended:
                     task = running.pop(future)
-                    task.finish(_seconds(future, task, log))
+                    task.finish(_spent(future, task, log))
                     done.add(task)
                     self._ran.add(task)
                     score_finished()
@@ -273,10 +281,10 @@ def _worker_pool(workers: int, log: Path, events: Path) -> Iterator[ProcessPoolE
     pool.shutdown()
 
 
-def _seconds(future: Future[float], task: StudyTask, log: Path) -> float:
-    """Seconds of an ended task, rounded as they are recorded."""
+def _spent(future: Future[Spent], task: StudyTask, log: Path) -> Spent:
+    """What an ended task took."""
     try:
-        return round(future.result(), 3)
+        return future.result()
     except BrokenProcessPool:
         raise StepError(
             f"{task.name}: its process was killed, perhaps for lack of memory (see {log}); {RESUME}"
@@ -297,12 +305,12 @@ def _begin(log: str, events: str, parent: int) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", EVENTS_VARIABLE: events}  # torch reads the number of threads when it loads
 
 
-def _call(step: str, arguments: dict[str, Any], digest: str) -> float:
-    """Calls a step's main; returns its seconds."""
+def _call(step: str, arguments: dict[str, Any], digest: str) -> Spent:
+    """Calls a step's main; returns what it took."""
     os.environ[TASK_VARIABLE] = digest
-    begun = time.monotonic()
+    begun, cpu_begun = time.monotonic(), time.process_time()
     importlib.import_module(f"components.{step}.step").main(**arguments)
-    return time.monotonic() - begun
+    return Spent(round(time.monotonic() - begun, 3), round(time.process_time() - cpu_begun, 3))
 
 
 def _decisive(config: RunConfig, task: DagTask) -> str:

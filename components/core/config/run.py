@@ -321,6 +321,16 @@ class SimulateConfig(FrozenModel):
     density: Positive = Field(0.75, description="expected sum of cell areas as a fraction of the image")
     effect: NonNegative = Field(1.15, description="size of a siRNA's phenotype shift; larger is easier to classify")
     cell_type_specificity: Fraction = Field(0.4, description="share of the shift that is specific to a cell type")
+    traits: tuple[str, ...] = Field(
+        (), description="traits of cells that siRNAs change, for example [chromatin_contrast, er_texture]; none: all"
+    )
+    photographs: str | None = Field(
+        None,
+        min_length=1,
+        description="folder of real 8-bit images, CELLTYPE-NN/PlateP/WELL_sS_wC.png as RxRx1's, with cells of about 80 pixels: "
+        "the screen's cells are crops of them, scaled to cell_diameter and changed by image operators of each siRNA and cell "
+        "type; null draws cells",
+    )
     well_noise: NonNegative = Field(0.25, description="phenotype noise of a well, in standard deviations of the shift")
     batch_strength: NonNegative = Field(
         1.0, description="size of experiment and plate effects: 1 as measured on RxRx1, 0 none"
@@ -328,6 +338,8 @@ class SimulateConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _fits_a_plate(self) -> Self:
+        if self.photographs and self.bits != 8:
+            raise ValueError("photographs have 8 bits; set bits to 8")
         rows, columns = PLATE_FORMATS[self.plate_format]
         room = (rows - 2) * (columns - 2) if self.plate_format >= 384 else rows * columns
         if self.compounds is None:

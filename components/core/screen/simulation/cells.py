@@ -68,7 +68,7 @@ _EXTREME = 3.0
 
 @lru_cache(maxsize=16)
 def perturbation_shifts(
-    seed: int, cell_type: str, perturbations: int, effect: float, specificity: float
+    seed: int, cell_type: str, perturbations: int, effect: float, specificity: float, traits: tuple[str, ...] = ()
 ) -> NDArray[np.float64]:
     """The phenotype shift of every perturbation in one cell type, read-only, (S, T).
 
@@ -81,11 +81,13 @@ def perturbation_shifts(
         perturbations: S.
         effect: standard deviation of a trait over perturbations, in trait units.
         specificity: share of the variance that is particular to the cell type, 0 to 1.
+        traits: those of TRAITS that perturbations shift; none: all.
     """
     shared_ST = stream(seed, "shared phenotype").standard_normal((perturbations, len(TRAITS)))
     specific_ST = stream(seed, "specific phenotype", cell_type).standard_normal((perturbations, len(TRAITS)))
     mixed_ST = np.sqrt(1.0 - specificity) * shared_ST + np.sqrt(specificity) * specific_ST
     shifts_ST = effect * PENETRANCE[cell_type] * mixed_ST
+    shifts_ST *= [name in traits or not traits for name in TRAITS]
     shifts_ST.setflags(write=False)
     return np.asarray(shifts_ST)
 

@@ -24,6 +24,7 @@ from components.core.screen.simulation.plate_design import (
     stream,
     treatment_count,
 )
+from components.core.screen.simulation.real_cells import OPERATOR_COUNT, perturbed_cells, rephotograph, source_sites
 
 Array = NDArray[np.float32]
 
@@ -197,18 +198,33 @@ def render_site(
     experiment_number = int(plate.experiment.rpartition("-")[2])
     effect = plate_effect(settings.seed, plate.cell_type, experiment_number, plate.number, config.batch_strength)
 
+    rng = stream(settings.seed, "site", *position, site)
+    form = settings.images
+    if config.photographs:
+        sites = source_sites(config.photographs, len(form.channels), config.cell_diameter)
+        noise_J = stream(settings.seed, "well", *position).standard_normal(OPERATOR_COUNT)
+        image_CHW = perturbed_cells(
+            settings.seed, sites[plate.cell_type], form.shape, plate.cell_type, well.perturbation,
+            config.effect * well.strength, config.well_noise * config.effect * noise_J, rng,
+        )  # fmt: skip
+        return rephotograph(rng, image_CHW, effect)
+
     well_noise_T = stream(settings.seed, "well", *position).standard_normal(len(TRAITS))
     traits_T = config.well_noise * config.effect * well_noise_T + effect.culture_T
     if well.perturbation is not None:
         perturbations = treatment_count(config) + config.positive_controls
         shifts_ST = perturbation_shifts(
-            settings.seed, plate.cell_type, perturbations, config.effect, config.cell_type_specificity
+            settings.seed,
+            plate.cell_type,
+            perturbations,
+            config.effect,
+            config.cell_type_specificity,
+            config.traits,
         )
         traits_T += well.strength * shifts_ST[well.perturbation]
 
-    rng = stream(settings.seed, "site", *position, site)
     density = config.density * float(np.exp(effect.log_density))
-    form, diameter = settings.images, config.cell_diameter
+    diameter = config.cell_diameter
     cells = grow(rng, plate.cell_type, traits_T.astype(np.float32), form.shape, diameter, density)
     stains_CHW = draw(rng, cells, form.shape, diameter)
     chosen_CHW = stains_CHW[np.arange(len(form.channels)) % len(CHANNELS)]

@@ -20,7 +20,7 @@ import pandas as pd
 from components.core.errors import InputError
 from components.core.files import atomic_directory
 from components.core.processes import cores, worker_processes
-from components.core.screen.simulation.cells import CELL_TYPES
+from components.core.screen.simulation.cells import CELL_TYPES, TRAITS
 from components.core.screen.simulation.layouts import COLUMNS, LAYOUTS, SitePlace, id_codes
 from components.core.screen.simulation.plate_design import (
     SimulatedPlate,
@@ -28,6 +28,7 @@ from components.core.screen.simulation.plate_design import (
     SimulationSettings,
     design_screen,
 )
+from components.core.screen.simulation.real_cells import source_sites
 from components.core.screen.simulation.rendering import render_site
 from components.core.tables import write_table
 
@@ -63,6 +64,13 @@ def simulate(settings: SimulationSettings, out: Path, progress: Progress | None 
                 f"simulate.labelled / simulate.unlabelled: no simulated morphology for cell type {cell_type!r}; "
                 f"choose among {', '.join(CELL_TYPES)}"
             )
+    if unknown := set(settings.simulate.traits) - set(TRAITS):
+        raise InputError(f"simulate.traits: unknown {', '.join(sorted(unknown))}; known are {', '.join(TRAITS)}")
+    if photographs := settings.simulate.photographs:
+        found = source_sites(photographs, len(settings.images.channels), settings.simulate.cell_diameter)
+        wanted = {*settings.simulate.labelled, *settings.simulate.unlabelled}
+        if missing := wanted - set(found):
+            raise InputError(f"simulate.photographs: {photographs}: no site of {', '.join(sorted(missing))}")
     record = _record(settings)
     if out.exists() and _holds(out, record):
         return False

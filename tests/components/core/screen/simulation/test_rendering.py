@@ -1,13 +1,18 @@
 """Rendered sites, the phenotypes in them, and batch effects."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
+from components.core.errors import InputError
 from components.core.screen.simulation.batch_effects import plate_effect
-from components.core.screen.simulation.cells import perturbation_shifts
+from components.core.screen.simulation.cells import TRAITS, perturbation_shifts
 from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
 from components.core.screen.simulation.rendering import render_site
+from components.core.screen.simulation.writer import simulate
 
 
 def settings_of(**fields):
@@ -69,3 +74,59 @@ def test_sixteen_bits_show_the_same_light_in_finer_steps():
     assert len(np.unique(pixels)) > 256
     difference = pixels / 257 - render_site(coarse, plate, plate.wells[1], 1)
     assert np.abs(difference).max() <= 0.5 + 1e-3
+
+
+def photographs(folder: Path, side: int = 256) -> str:
+    """Two photographed sites of RPE: smooth blobs, a channel of its own each."""
+    rng = np.random.default_rng(0)
+    for site in (1, 2):
+        for channel in range(1, 7):
+            blobs = cv2.GaussianBlur(rng.random((side, side)).astype(np.float32), (0, 0), 4)
+            blobs = (blobs - blobs.min()) / (blobs.max() - blobs.min()) * 180
+            path = folder / f"RPE-01/Plate1/B02_s{site}_w{channel}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), blobs.astype(np.uint8))
+    return str(folder)
+
+
+def test_perturbations_of_photographed_cells_differ_and_repeat(tmp_path: Path):
+    fields = {"labelled": {"RPE": 2}, "unlabelled": {}, "treatments_per_group": 3, "effect": 2.0, "well_noise": 0.0}
+    settings = settings_of(photographs=photographs(tmp_path), cell_diameter=40, batch_strength=0, **fields)
+    one, two = (
+        {
+            well.perturbation: render_site(settings, plate, well, 1).astype(float).std((1, 2))
+            for plate in design_screen(settings)
+            if plate.experiment == experiment
+            for well in plate.wells
+            if well.role == "treatment"
+        }
+        for experiment in ("RPE-01", "RPE-02")
+    )
+    names = sorted(one)
+    apart = np.array([[np.abs(one[a] - two[b]).sum() for b in names] for a in names])
+    own = np.diag(apart)
+    assert own.mean() < 0.5 * apart[~np.eye(len(names), dtype=bool)].mean()
+    plate = design_screen(settings)[0]
+    first = render_site(settings, plate, plate.wells[1], 1)
+    assert first.shape == (6, 64, 64)
+    np.testing.assert_array_equal(first, render_site(settings, plate, plate.wells[1], 1))
+
+
+def test_photographs_that_cannot_be_used_are_refused(tmp_path: Path):
+    settings = settings_of(photographs=photographs(tmp_path / "p", 128), cell_diameter=20, labelled={"RPE": 1})
+    plate = next(plate for plate in design_screen(settings) if plate.cell_type == "RPE")
+    with pytest.raises(InputError, match=r"smaller than crops of 96; raise the diameter"):
+        render_site(settings, plate, plate.wells[0], 1)
+    with pytest.raises(InputError, match="no site of HUVEC"):
+        simulate(settings_of(photographs=str(tmp_path / "p"), labelled={"HUVEC": 1}, unlabelled={}), tmp_path / "out")
+    with pytest.raises(InputError, match=r"simulate\.photographs: .*/none: no images"):
+        simulate(settings_of(photographs=str(tmp_path / "none")), tmp_path / "out")
+
+
+def test_only_the_chosen_traits_shift():
+    chosen = ("er_texture", "nucleus_size")
+    shifts_ST = perturbation_shifts(0, "RPE", 20, 1.0, 0.5, chosen)
+    all_ST = perturbation_shifts(0, "RPE", 20, 1.0, 0.5)
+    shifted = np.array([name in chosen for name in TRAITS])
+    np.testing.assert_array_equal(shifts_ST[:, shifted], all_ST[:, shifted])
+    assert not shifts_ST[:, ~shifted].any()

@@ -1,0 +1,228 @@
+"""An ablation: what changes of one configuration do to accuracy and cost, on several kinds of screen and several seeds.
+
+A study file lists the screens and the rows, each as changes of the configuration. Equal tasks run once. The truth of a simulated
+screen is read in this module and in no step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pandas as pd
+from pydantic import Field
+from rich.table import Table
+
+from components.core.command import list_items, number_items
+from components.core.config import FrozenModel, RunConfig, parse
+from components.core.config.file import read_yaml
+from components.core.errors import InputError
+from components.core.files import write_atomically
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import whole_address
+from pipelines.images.code_version import code_version
+from pipelines.options import console_of_terminal, with_store
+from pipelines.studies.growth import accuracy
+from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study
+
+SHIPPED = Path(__file__).with_name("ablation.yaml")
+SCHEMA = 1
+
+
+class AblationScreen(FrozenModel):
+    """A kind of screen: a simulated one, whose unlabelled wells are scored, or a folder, whose out-of-fold wells are.
+
+    `{NAME}` in a text stands for the folder that `--path NAME=DIR` gives.
+    """
+
+    screen: str | None = Field(None, description="folder or address of a screen; null simulates one")
+    set: tuple[str, ...] = Field((), description="KEY=VALUE changes of the configuration")
+
+
+class AblationStudy(FrozenModel):
+    """The content of a study file."""
+
+    config: str = Field(description="shipped configuration or file that every row starts from")
+    set: tuple[str, ...] = Field((), description="KEY=VALUE changes for all rows and screens")
+    screens: dict[str, AblationScreen] = Field(min_length=1, description="the kinds of screen by name")
+    rows: dict[str, tuple[str, ...]] = Field(min_length=1, description="KEY=VALUE changes by name of the row")
+
+
+@dataclass(frozen=True)
+class AblationCase:
+    """One row on one screen with one seed: its tasks, those of the simulation and packing aside, and what scores it."""
+
+    row: str
+    screen: str
+    seed: int
+    simulated: StudyTask | None
+    packed: StudyTask
+    tasks: Sequence[StudyTask]
+    predictions: Mapping[str, Path]
+
+
+def read_study(file: Path, paths: Sequence[str], screens: Sequence[str], rows: Sequence[str]) -> AblationStudy:
+    """The screens and rows to measure; of all screens, those whose folders are given.
+
+    Args:
+        file: the study file.
+        paths: NAME=DIR of --path.
+        screens: values of --screens; none: all whose folders are given.
+        rows: values of --rows; none: all.
+
+    Raises:
+        InputError: a mistake in the file, an unknown name, or a screen whose folder is not given.
+    """
+    study = parse(AblationStudy, read_yaml(file), str(file))
+    for each in paths:
+        if not all(each.partition("=")):
+            raise InputError(f"--path {each!r}: expected NAME=DIR")
+    folders = dict(each.split("=", 1) for each in paths)
+    screens, rows = (list_items(f"--{name}", items) for name, items in (("screens", screens), ("rows", rows)))
+    for option, wanted, known in (("--screens", screens, study.screens), ("--rows", rows, study.rows)):
+        if unknown := [name for name in wanted if name not in known]:
+            raise InputError(f"{option}: {file.name} has no {', '.join(unknown)}; known are {', '.join(known)}")
+    missing = {name: _placeholders(screen) - set(folders) for name, screen in study.screens.items()}
+    chosen = screens or [name for name in study.screens if not missing[name]]
+    if lacking := sorted({name for screen in chosen for name in missing[screen]}):
+        raise InputError(f"{', '.join(chosen)}: give {' '.join(f'--path {name}=DIR' for name in lacking)}")
+    if not chosen:
+        raise InputError(f"{file.name}: every screen needs a folder; give --path NAME=DIR")
+    filled = {
+        name: AblationScreen.model_validate(_filled(study.screens[name].model_dump(), folders)) for name in chosen
+    }
+    return study.model_copy(update={"screens": filled, "rows": {name: study.rows[name] for name in rows or study.rows}})
+
+
+def _placeholders(screen: AblationScreen) -> set[str]:
+    return {name for text in (screen.screen or "", *screen.set) for name in re.findall(r"\{(\w+)\}", text)}
+
+
+def _filled(value: Any, paths: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(each, paths) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_filled(each, paths) for each in value]
+    # Only names of folders: braces are also YAML's.
+    return re.sub(r"\{(\w+)\}", lambda found: paths.get(found[1], found[0]), value) if isinstance(value, str) else value
+
+
+def run_ablation(
+    study: AblationStudy, seeds: Sequence[str], changes: Sequence[str], store: str | None, out: Path
+) -> None:
+    """Trains and scores every row on every screen for every seed, and prints the table; finished tasks below `out` are reused.
+
+    Args:
+        study: screens and rows.
+        seeds: values of --seeds; each changes the simulated screen and the training.
+        changes: KEY=VALUE of --set, after those of the study.
+        store: address of the object store; None: as configured.
+        out: folder of ablation.json, ablation.md and the work.
+
+    Raises:
+        InputError: a wrong change, another folder's results, or no object store.
+        StepError: a task failed; finished tasks are kept.
+    """
+    numbers, console = number_items("--seeds", seeds, 0), console_of_terminal()
+    configs = {
+        (row, screen, seed): with_store(
+            RunConfig.load(study.config, [*study.set, *kind.set, *own, f"seed={seed}", *changes]), store
+        )
+        for seed in numbers
+        for screen, kind in study.screens.items()
+        for row, own in study.rows.items()
+    }
+    any_config = next(iter(configs.values()))
+    ObjectStore(any_config.store.address).check()
+    scores: dict[str, Scores] = {screen: Scores() for screen in study.screens}
+
+    def scored(case: AblationCase) -> None:
+        scores[case.screen].row(case.row, case.seed).update(_score(case))
+        found = scores[case.screen].row(case.row, case.seed)
+        console.print(
+            f"seed {case.seed}  {case.screen}, {case.row}: {found['overall']:.3f} in {found['cpu_seconds']:.0f} CPU-s",
+            highlight=False,
+        )
+        _write(study, numbers, scores, out)
+
+    with opened_study(out, {"ablation": study.config}, os.cpu_count() or 1, console) as work:
+        cases = [_add_case(work, study, *key, config) for key, config in configs.items()]
+        whole = [StudyCase(_all_tasks(case), partial(scored, case)) for case in cases]
+        work.run(any_config, whole, lambda: _table(study, numbers, scores))
+    console.print(_table(study, numbers, scores))
+    console.print(f"results: {(out / 'ablation.json').resolve()}", soft_wrap=True, highlight=False)
+
+
+def _all_tasks(case: AblationCase) -> list[StudyTask]:
+    return [*([case.simulated] if case.simulated else []), case.packed, *case.tasks]
+
+
+def _add_case(work: Study, study: AblationStudy, row: str, screen: str, seed: int, config: RunConfig) -> AblationCase:
+    """Adds the tasks of a row on a screen with a seed."""
+    address, label = study.screens[screen].screen, f"{screen} {seed}, {row}: "
+    simulated = work.simulate(config, label) if address is None else None
+    made = work.add_training(config, simulated or whole_address(str(address)), label)
+    packed = next(task for dag_task, task in made.items() if dag_task.step == "normalize")
+    predictions = {str(t.cell_type): own.path("predictions") for t, own in made.items() if t.step == "assign"}
+    tasks = [task for task in made.values() if task is not packed]
+    return AblationCase(row, screen, seed, simulated, packed, tasks, predictions)
+
+
+def _score(case: AblationCase) -> dict[str, float]:
+    """Raw top-1 overall and by cell type, `balanced` over labels, and the CPU seconds of the tasks after packing."""
+    if case.simulated is not None:
+        truth = pd.read_csv(case.simulated.path("out") / "truth.csv", dtype=str).set_index("id_code").iloc[:, 0]
+    else:
+        plates = Manifest.read(case.packed.path("screen")).plates
+        truth = pd.Series({well.id_code: well.perturbation for plate in plates for well in plate.wells})
+    table = "oof.csv" if case.simulated is None else "unlabelled.csv"
+    scores = accuracy(case.predictions, truth, "raw_perturbation", table)
+    return {**scores, "cpu_seconds": math.fsum(spent.cpu_seconds for task in case.tasks if (spent := task.spent()))}
+
+
+def _write(study: AblationStudy, seeds: Sequence[int], scores: Mapping[str, Scores], out: Path) -> None:
+    content = {
+        "schema": SCHEMA,
+        "code_version": code_version(),
+        "study": study.model_dump(mode="json"),
+        "scores": {
+            screen: {
+                row: {str(seed): found.row(row, seed) for seed in seeds if found.row(row, seed)} for row in study.rows
+            }
+            for screen, found in scores.items()
+        },
+    }
+    write_atomically(out / "ablation.json", json.dumps(content, indent=1) + "\n")
+    lines = ["| row | " + " | ".join(study.screens) + " |", "|---" * (len(study.screens) + 1) + "|"]
+    lines += [f"| {row} | " + " | ".join(_cell(scores[s], row) for s in study.screens) + " |" for row in study.rows]
+    write_atomically(out / "ablation.md", "\n".join(lines) + "\n")
+
+
+def _cell(scores: Scores, row: str) -> str:
+    """`0.712 ± 0.010 / 158`: mean and deviation over seeds, and mean CPU seconds."""
+    found, seconds = list(scores.of(row).values()), list(scores.of(row, "cpu_seconds").values())
+    if not found:
+        return ""
+    spread = f" ± {stdev(found):.3f}" if len(found) > 1 else ""
+    return f"{mean(found):.3f}{spread} / {mean(seconds):.0f}"
+
+
+def _table(study: AblationStudy, seeds: Sequence[int], scores: Mapping[str, Scores]) -> Table:
+    """The rows, with a column a screen."""
+    title = f"Raw top-1 / CPU-seconds of training and prediction, seeds {', '.join(map(str, seeds))}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("row")
+    for screen in study.screens:
+        table.add_column(screen, justify="right")
+    for row in study.rows:
+        table.add_row(row, *(_cell(scores[screen], row) for screen in study.screens))
+    return table
