@@ -72,8 +72,8 @@ def run(
     pairs, history = load_pairs(base, settings, classes, network_input(settings.screen, screen), device)
     data = open_fold(settings, screen, store, fold, config.selection, cell_type, team)
     images, wells = data.images, data.wells
-    seed = settings.fold_seed(fold)
-    labeller = PseudoLabeller(pairs, images, wells.hidden, screen, data.groups, settings, seed, fused)
+    seed, epochs = settings.fold_seed(fold), range(schedule.cut, schedule.total)
+    labeller = PseudoLabeller(pairs, images, wells.hidden, screen, data.groups, settings, epochs, seed, fused)
     torch.manual_seed(seed)
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()
@@ -82,7 +82,7 @@ def run(
         pairs,
         data,
         settings,
-        range(schedule.cut, schedule.total),
+        epochs,
         cell_type,
         fold,
         refresh=labeller if len(wells.hidden) else None,

@@ -189,6 +189,8 @@ def task_work(wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
         first, stop = (0, schedule.cut) if task.step == "finetune" else (schedule.cut, schedule.total)
         others = counts.validation + counts.unlabelled
         mixed = round(counts.training / teacher.labelled_batch) * teacher.unlabelled_batch if others else 0
+        if teacher.mix == "natural":
+            mixed = others
         batch, epochs = counts.training + mixed, stop - first
         validations = math.ceil(epochs / teacher.validate_every) if counts.validation else 0
         training = epochs * (counts.training + batch)  # the student sees labelled wells in two views

@@ -136,9 +136,12 @@ def validates(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
 
 
 SUPERVISED = changed(LAST, mean_teacher={"enabled": False})
+NATURAL = changed(LAST, mean_teacher={"mix": "natural"})
 
 
-@pytest.mark.parametrize("config", [LAST, WELLS, SUPERVISED], ids=["experiments", "wells", "experiments, supervised"])
+@pytest.mark.parametrize(
+    "config", [LAST, WELLS, SUPERVISED, NATURAL], ids=["experiments", "wells", "supervised", "natural mix"]
+)
 def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_prediction(tmp_path, screens, config):
     screen = screens[config.folds.split]
     true = train(tmp_path / "true", config, screen)

@@ -233,6 +233,11 @@ class MeanTeacherConfig(FrozenModel):
     enabled: bool = Field(True, description="false ends training after `pretrain`, whose networks then predict")
     labelled_batch: Count = Field(32, description="labelled wells per step")
     unlabelled_batch: Count = Field(32, description="unlabelled wells per step, for consistency and pseudo-labels")
+    mix: Literal["fixed", "natural"] = Field(
+        "fixed",
+        description="fixed: steps of labelled_batch and unlabelled_batch wells, an epoch sees every labelled well; natural: both "
+        "are shuffled together into steps of labelled_batch + unlabelled_batch wells, an epoch sees every well, as published",
+    )
     learning_rate: Positive = Field(0.1, description="learning rate of SGD at the start of a cosine cycle")
     learning_rate_low: Positive = Field(1e-3, description="learning rate of SGD at the end of a cosine cycle")
     weight_decay: NonNegative = Field(2e-4, description="L2 penalty, as weight_decay of SGD")
@@ -252,6 +257,11 @@ class MeanTeacherConfig(FrozenModel):
         description="a in the decay of the teacher, min(1 - 1/(step + 1), a), one value after the other",
     )
     ema_epochs: tuple[int, ...] = Field((1, 10, 20), description="last epoch (from 1) of each decay but the last")
+    ema_first_step: Literal[0, 1] = Field(
+        1,
+        description="number of the first step in the teacher's decay: 1 starts from a teacher that is half the pretrained "
+        "network; 0, as published, makes the teacher equal the student after its first step",
+    )
     consistency_weight: NonNegative = Field(100.0, description="weight of the consistency loss after the ramp")
     ramp_epochs: NonNegative = Field(
         5.0, description="epochs over which the consistency weight rises as exp(-5 (1 - t)^2)"
@@ -265,7 +275,17 @@ class MeanTeacherConfig(FrozenModel):
         (1.0,),
         min_length=1,
         description="share of the wells that get a pseudo-label, most confident first: at the first refresh, the second, ...; "
-        "the last value applies to all later refreshes",
+        "the last value applies to all later refreshes; or see confident_by",
+    )
+    confident_by: Literal["refresh", "epoch"] = Field(
+        "refresh",
+        description="epoch: confident_fractions lie evenly over the epochs of pseudo_label, and between them the share of labelled "
+        "wells grows linearly, between refreshes too: [0.4, 1.0] from 40 % in the first epoch to all in the last",
+    )
+    pseudo_label_choice: Literal["argmax", "assignment"] = Field(
+        "argmax",
+        description="hard pseudo-labels: a well's most probable class after balancing, or its class in the one-to-one assignment "
+        "of its plate, in which no class repeats; wells without a plate design keep their most probable class",
     )
     fused_labels: str | None = Field(
         None,
@@ -312,6 +332,10 @@ class MeanTeacherConfig(FrozenModel):
             )
         if list(self.confident_fractions) != sorted(self.confident_fractions):
             raise ValueError(f"confident_fractions must not shrink, got {list(self.confident_fractions)}")
+        if self.pseudo_label_choice == "assignment" and self.pseudo_labels == "soft":
+            raise ValueError(
+                "pseudo_label_choice assignment gives hard labels; set pseudo_labels to hard, or leave it out"
+            )
         return self
 
 

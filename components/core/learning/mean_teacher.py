@@ -27,8 +27,8 @@ from components.core.learning.images import Images
 from components.core.learning.network import Classifier
 from components.core.learning.schedules import (
     CycleSchedule,
+    MixedBatch,
     concatenated,
-    domains_of_step,
     ema_decay,
     mixed_batches,
     ramp,
@@ -116,14 +116,8 @@ class PairEpoch:
         self._random = RandomState((seed, epoch), slots)
         domain_W = images.batch_domains
         self._by_domain = domain_W is not None
-        wanted = images.batch_norm.domains_per_step
-        # Of the labelled part of a batch, and of its other part.
-        self._domains = (
-            domains_of_step(wells.training, domain_W, wanted),
-            domains_of_step(wells.hidden, domain_W, wanted),
-        )
-        rng = self._random.of_sites
-        self._batches = mixed_batches(images.table, wells.training, wells.hidden, config, rng, domain_W, self._domains)
+        rng, wanted = self._random.of_sites, images.batch_norm.domains_per_step
+        self._batches = mixed_batches(images.table, wells.training, wells.hidden, config, rng, domain_W, wanted)
         self._meter = EpochMeter(images, len(self._batches))
 
     @property
@@ -135,7 +129,7 @@ class PairEpoch:
         """Runs the epoch, or the rest of it; returns what EpochMeter measures. `after_step` may call `state`."""
         pair, images, config, meter = self._pair, self._images, self._config, self._meter
         optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True)
-        parts = [self._parts(*batch) for batch in self._batches[meter.done :]]
+        parts = [self._parts(batch) for batch in self._batches[meter.done :]]
         flat = [sites for of_step in parts for sites, _ in of_step]
         # Wells of the epoch are copied to the device at once.
         well_S = torch.from_numpy(images.table.well_S[concatenated(flat)]).to(images.device)
@@ -147,11 +141,7 @@ class PairEpoch:
         pair.student.train()
         pair.teacher.train()
         for of_step in parts:
-            batch, labelled = self._batches[meter.done]
-            sizes = (
-                self._slots.size(batch[:labelled], self._domains[0]),
-                self._slots.size(batch[labelled:], self._domains[1]),
-            )
+            batch = self._batches[meter.done]
             for group in optimiser.param_groups:
                 group["lr"] = self._schedule.rate(self._time)
             optimiser.zero_grad(set_to_none=True)
@@ -159,12 +149,13 @@ class PairEpoch:
                 for k, ((_, own), generator) in enumerate(zip(of_step, self._random.of_views, strict=True)):
                     sites, x = next(taken)
                     with part_of_step(), self._student.part(k):
-                        loss = self._loss(x, next(wells), own, sizes, generator)
+                        loss = self._loss(x, next(wells), own, batch, generator)
                         loss.backward()  # type: ignore[no-untyped-call]
                     meter.add(loss, len(sites))
             optimiser.step()
+            step = pair.step + config.ema_first_step
+            decay = ema_decay(step, self._epoch + 1, config.ema_decays, config.ema_epochs)
             pair.step += 1
-            decay = ema_decay(pair.step, self._epoch + 1, config.ema_decays, config.ema_epochs)
             update_teacher(pair.teacher, pair.student, decay)
             meter.done += 1
             after_step()
@@ -177,41 +168,50 @@ class PairEpoch:
         """Epochs since the start of finetune, fractional."""
         return self._epoch + self._meter.done / len(self._batches)
 
-    def _parts(self, sites: NDArray[np.intp], labelled: int) -> list[tuple[NDArray[np.intp], int]]:
+    def _parts(self, batch: MixedBatch) -> list[tuple[NDArray[np.intp], int]]:
         """This process's parts of a batch, labelled sites first, with their number of labelled sites."""
-        both = zip(
-            self._slots.parts(sites[:labelled], self._domains[0]),
-            self._slots.parts(sites[labelled:], self._domains[1]),
-            strict=True,
-        )
-        return [(np.concatenate([own, others]), len(own)) for own, others in both]
+        both = [
+            self._slots.parts(part, domains)
+            for part, domains in zip(np.split(batch.sites, [batch.labelled]), batch.domains, strict=True)
+        ]
+        return [(np.concatenate([own, others]), len(own)) for own, others in zip(*both, strict=True)]
 
-    def _loss(self, x: Tensor, well_B: Tensor, labelled: int, sizes: tuple[int, int], generator: Generator) -> Tensor:
-        """The loss of one part, weighted so that the mean over processes of their parts' sums is that of the batch.
+    def _loss(self, x: Tensor, well_B: Tensor, labelled: int, batch: MixedBatch, generator: Generator) -> Tensor:
+        """The loss of one part of a batch, weighted so that the mean over processes of their parts' sums is that of the batch.
 
-        `labelled` images come first in `x`; `sizes` are the labelled and other wells of the whole batch.
+        `labelled` images come first in `x`; without any there is no supervised pass.
         """
         images, config, pair = self._images, self._config, self._pair
         plate_B = self._plate_W[well_B]
         target_L = self._target_W[well_B[:labelled]]
         has_pseudo_labels = self._pseudo_W is not None and labelled < len(x)
         weight = config.pseudo_label_weight if has_pseudo_labels else 0.0
+        sizes = [
+            self._slots.size(part, domains)
+            for part, domains in zip(np.split(batch.sites, [batch.labelled]), batch.domains, strict=True)
+        ]
         of_labelled = self._slots.weight(labelled, sizes[0])
         of_others = self._slots.weight(len(x) - labelled, sizes[1])
         of_all = self._slots.weight(len(x), sum(sizes))
-        # Each view has its own jitter, so student and teacher see different noise.
-        normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
-        domains = [self._slots.domains_of_part(each) for each in self._domains]
-        with several_domains(pair.student, domains[0]):
-            supervised = self._student(normal_view(normal_L, images.augment, generator), target_L)
-        loss = (1.0 - weight) * pair.student.loss(supervised, target_L) * of_labelled
+        domains = [self._slots.domains_of_part(each) for each in batch.domains]
+        if labelled:
+            # Each view has its own jitter, so student and teacher see different noise.
+            normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
+            with several_domains(pair.student, domains[0]):
+                supervised = self._student(normal_view(normal_L, images.augment, generator), target_L)
+            loss = (1.0 - weight) * pair.student.loss(supervised, target_L) * of_labelled
+        else:
+            # Parts of the head that only targets reach still decay, and processes exchange their gradients.
+            loss = 0.0 * torch.cat([p.flatten() for p in pair.student.head.parameters()]).sum()
         # Labelled and other wells are of different domains, which must not be normalised as one.
-        parts = [labelled, len(x) - labelled] if self._by_domain and labelled < len(x) else [len(x)]
+        pieces = [(len(x), 1)]
+        if self._by_domain:
+            pieces = [piece for piece in zip((labelled, len(x) - labelled), domains, strict=True) if piece[0]]
 
         def passed(network: Callable[[Tensor], Tensor], of: nn.Module, view_B: Tensor) -> Tensor:
             """Logits of a view, part by part."""
             logits = []
-            for part, count in zip(torch.split(view_B, parts), domains, strict=False):
+            for part, (_, count) in zip(torch.split(view_B, [size for size, _ in pieces]), pieces, strict=True):
                 with several_domains(of, count):
                     logits.append(network(part))
             return torch.cat(logits)

@@ -63,7 +63,9 @@ class MeanTeacherTraining:
         self._epochs, self._seed = epochs, settings.fold_seed(fold)
         self._schedule = CycleSchedule.of(config, cell_type)
         self._networks = [network for pair in pairs for network in (pair.student, pair.teacher)]
-        self._slots = Slots(images.team, settings.compute.accumulate, self._networks[0].has_neck)
+        natural = config.mix == "natural"
+        # A natural batch may have a single labelled image, which BatchNorm cannot normalise at 1 x 1 pixels.
+        self._slots = Slots(images.team, settings.compute.accumulate, self._networks[0].has_neck or natural)
         for network in self._networks:
             prepare(network, settings.compute, images.device)
         wanted = images.batch_norm.domains_per_step
@@ -134,6 +136,8 @@ class MeanTeacherTraining:
             renew = renew or (self._selects and self._best_teachers.improved(teachers))
         if self._refresh is not None and renew and not last:
             self._renew(epoch + 1)
+        elif self._refresh is not None and config.confident_by == "epoch" and not last:
+            self.pseudo_W = self._refresh.grown(epoch + 1)
         left = (time.monotonic() - self._begun) / since * (self._epochs.stop - epoch - 1)
         for record in self._records:
             record["accuracy"] = students.get(str(record["backbone"]))

@@ -39,6 +39,7 @@ class PseudoLabeller:
         screen: the manifest.
         groups: plate groups learned from the fold's training experiments; None without a plate design.
         settings: passes, blend and prior.
+        epochs: the epochs to label, over which the share of labelled wells may grow.
         seed: seed of views and sites.
         fused: an earlier run's predictions of the unlabelled wells, which are their labels throughout; None without.
     """
@@ -51,6 +52,7 @@ class PseudoLabeller:
         screen: Manifest,
         groups: PlateGroups | None,
         settings: MeanTeacherSettings,
+        epochs: range,
         seed: int,
         fused: Path | None = None,
     ) -> None:
@@ -58,7 +60,7 @@ class PseudoLabeller:
         # In plate order, so that a batch holds one plate and BatchNorm in train mode adapts to it.
         self.wells = wells[np.argsort(table.plate_W[wells], kind="stable")]
         self._pairs, self._images, self._screen, self._groups, self._settings = pairs, images, screen, groups, settings
-        self._seed = seed
+        self._epochs, self._seed = epochs, seed
         self._experiments = [table.experiments[e] for e in table.experiment_W[self.wells]]
         self._plates = table.plate_name_P[table.plate_W[self.wells]].tolist()
         self._fused: FusedLabels | None = None
@@ -78,7 +80,7 @@ class PseudoLabeller:
         self._warned: set[str] = set()
 
     def __call__(self, epoch: int) -> Tensor:
-        """Pseudo-labels before an epoch for every row of the well table: classes, -1 for none, or soft ones (W, K)."""
+        """Pseudo-labels before an epoch from new logits of the teachers, see `_labels`."""
         config = self._settings.mean_teacher
         classes = len(self._screen.vocabulary.classes)
         rng = np.random.default_rng((self._seed, epoch, _STREAM))
@@ -98,19 +100,8 @@ class PseudoLabeller:
                 rng,
             )
         treatments = len(self._screen.vocabulary.treatments)
-        fraction = config.confident_fractions[min(self._refreshes, len(config.confident_fractions) - 1)]
-        self.last = select(
-            (mean_WK / len(self._pairs))[:, :treatments].astype(np.float32),
-            self._experiments,
-            self._plates,
-            self._groups,
-            self._settings.prior,
-            previous_WK=None if self.last is None else self.last.logits_WK,
-            blend=config.pseudo_label_blend,
-            fraction=fraction,
-        )
-        if self._fused is not None:
-            self.last = self._fused.over(self.last, fraction)
+        new_WK = (mean_WK / len(self._pairs))[:, :treatments].astype(np.float32)
+        self.last = self._select(epoch, new_WK, None if self.last is None else self.last.logits_WK)
         self._refreshes += 1
         for experiment, arrangement in self.last.arrangements.items():
             if arrangement.problem and experiment not in self._warned:
@@ -118,14 +109,49 @@ class PseudoLabeller:
                 progress.warn(f"{arrangement.problem}; its pseudo-labels may be any treatment")
         labelled = int((self.last.class_W >= 0).sum())
         progress.note(f"recomputed pseudo-labels for {labelled} wells before epoch {epoch + 1}")
+        return self._labels(self.last)
+
+    def grown(self, epoch: int) -> Tensor:
+        """Pseudo-labels before an epoch from the logits of the last refresh, of which there must have been one."""
+        assert self.last is not None
+        self.last = self._select(epoch, self.last.logits_WK, None)
+        return self._labels(self.last)
+
+    def _select(
+        self, epoch: int, logits_WK: NDArray[np.float32], previous_WK: NDArray[np.float32] | None
+    ) -> PseudoLabels:
+        """Labels of the epoch's share of the wells."""
+        config = self._settings.mean_teacher
+        fractions = config.confident_fractions
+        if config.confident_by == "epoch":
+            done = (epoch - self._epochs.start) / max(1, len(self._epochs) - 1)
+            fraction = float(np.interp(done, np.linspace(0.0, 1.0, len(fractions)), fractions))
+        else:
+            fraction = fractions[min(self._refreshes, len(fractions) - 1)]
+        found = select(
+            logits_WK,
+            self._experiments,
+            self._plates,
+            self._groups,
+            self._settings.prior,
+            previous_WK=previous_WK,
+            blend=config.pseudo_label_blend,
+            fraction=fraction,
+            one_to_one=config.pseudo_label_choice == "assignment",
+        )
+        return found if self._fused is None else self._fused.over(found, fraction)
+
+    def _labels(self, found: PseudoLabels) -> Tensor:
+        """For every row of the well table: classes, -1 for none, or soft labels (W, K)."""
         rows = torch.from_numpy(self.wells)
-        if config.pseudo_labels == "soft":
+        if self._settings.mean_teacher.pseudo_labels == "soft":
+            classes, treatments = len(self._screen.vocabulary.classes), found.prob_WK.shape[1]
             # Controls are never pseudo-labels: their classes come after the treatments.
             pseudo_WK = torch.zeros((self._images.table.wells, classes))
-            pseudo_WK[rows, :treatments] = torch.from_numpy(self.last.prob_WK)
+            pseudo_WK[rows, :treatments] = torch.from_numpy(found.prob_WK)
             return pseudo_WK.to(self._images.device)
         pseudo_W = torch.full((self._images.table.wells,), -1, dtype=torch.long)
-        pseudo_W[rows] = torch.from_numpy(self.last.class_W).long()
+        pseudo_W[rows] = torch.from_numpy(found.class_W).long()
         return pseudo_W.to(self._images.device)
 
     def write(self, path: Path) -> None:

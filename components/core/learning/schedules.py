@@ -9,7 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,8 @@ def one_cycle_rate(progress: float, peak: float) -> float:
 def ema_decay(step: int, epoch: int, decays: Sequence[float], epochs: Sequence[int]) -> float:
     """Decay of the teacher, min(1 - 1/(step + 1), a), a by epoch (Tarvainen & Valpola 2017, arXiv 1703.01780).
 
-    `step` and `epoch` count from 1; `decays` are the values of a, `epochs` the last epoch of each but the last.
+    `step` counts from 0 or 1, see `ema_first_step`, `epoch` from 1; `decays` are the values of a, `epochs` the last epoch of each
+    but the last.
     """
     a = decays[sum(epoch > last for last in epochs)]
     return min(1.0 - 1.0 / (step + 1), a)
@@ -199,6 +200,14 @@ def concatenated(batches: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
     return np.concatenate([*batches, np.empty(0, dtype=np.intp)])
 
 
+class MixedBatch(NamedTuple):
+    """The sites of a step of the mean teacher; labelled ones come first."""
+
+    sites: NDArray[np.intp]
+    labelled: int  # number of labelled sites
+    domains: tuple[int, int] = (1, 1)  # of the labelled part and of the other, each with equally many wells
+
+
 def mixed_batches(
     table: SiteTable,
     labelled: NDArray[np.intp],
@@ -206,15 +215,19 @@ def mixed_batches(
     config: MeanTeacherConfig,
     rng: np.random.Generator,
     domain_W: NDArray[np.intp] | None = None,
-    domains: tuple[int, int] = (1, 1),
-) -> list[tuple[NDArray[np.intp], int]]:
-    """An epoch's site batches for the mean teacher, labelled sites first, with their number of labelled sites.
+    wanted: int = 1,
+) -> list[MixedBatch]:
+    """An epoch's batches for the mean teacher.
 
-    Every labelled well occurs once; unlabelled wells, if any, repeat as often as needed. With a domain of every well, the
-    labelled part of a batch and the unlabelled part have their numbers of `domains`, and labelled wells may occur again or be
-    left out, see `well_batches`.
+    With mix `fixed`, every labelled well occurs once; unlabelled wells, if any, repeat as often as needed. With `natural`, every
+    well occurs once, and batches differ in their number of labelled wells, which may be 0. With a domain of every well, each part
+    of a batch has `wanted` domains, or with `natural` both together twice as many, and wells may occur again or be left out, see
+    `well_batches`.
     """
+    if config.mix == "natural":
+        return _natural_batches(table, labelled, unlabelled, config, rng, domain_W, wanted)
     if domain_W is not None:
+        domains = domains_of_step(labelled, domain_W, wanted), domains_of_step(unlabelled, domain_W, wanted)
         supervised = well_batches(labelled, config.labelled_batch, rng, domain_W, domains[0])
         others_of: list[NDArray[np.intp]] = []
         while len(unlabelled) and len(others_of) < len(supervised):
@@ -223,7 +236,10 @@ def mixed_batches(
                 break
             others_of += found
         mixed = [np.concatenate([own, others_of[k]]) if others_of else own for k, own in enumerate(supervised)]
-        return [(random_sites(table, both, rng), len(own)) for own, both in zip(supervised, mixed, strict=True)]
+        return [
+            MixedBatch(random_sites(table, both, rng), len(own), domains)
+            for own, both in zip(supervised, mixed, strict=True)
+        ]
     sites = random_sites(table, rng.permutation(labelled), rng)
     parts = np.array_split(sites, max(1, round(len(sites) / config.labelled_batch)))
     needed = len(parts) * config.unlabelled_batch if len(unlabelled) else 0
@@ -232,4 +248,29 @@ def mixed_batches(
     ]
     others = concatenated(rounds)[:needed]
     pairs = zip(parts, np.array_split(others, len(parts)), strict=True)
-    return [(np.concatenate([own, more]), len(own)) for own, more in pairs]
+    return [MixedBatch(np.concatenate([own, more]), len(own)) for own, more in pairs]
+
+
+def _natural_batches(
+    table: SiteTable,
+    labelled: NDArray[np.intp],
+    unlabelled: NDArray[np.intp],
+    config: MeanTeacherConfig,
+    rng: np.random.Generator,
+    domain_W: NDArray[np.intp] | None,
+    wanted: int,
+) -> list[MixedBatch]:
+    """Batches of labelled and unlabelled wells as they come; a domain's labelled and unlabelled wells are two portions."""
+    hidden_W = np.zeros(table.wells, dtype=np.intp)
+    hidden_W[unlabelled] = 1
+    wells = np.concatenate([labelled, unlabelled])
+    portion_W = None if domain_W is None else 2 * domain_W + hidden_W
+    portions = domains_of_step(wells, portion_W, 2 * wanted)
+    batches = []
+    for batch in well_batches(wells, config.labelled_batch + config.unlabelled_batch, rng, portion_W, portions):
+        ordered = batch[np.argsort(hidden_W[batch], kind="stable")]
+        count = int((hidden_W[batch] == 0).sum())
+        own = count * portions // len(batch) if domain_W is not None else 1
+        domains = (max(1, own), max(1, portions - own))
+        batches.append(MixedBatch(random_sites(table, ordered, rng), count, domains))
+    return batches

@@ -142,7 +142,7 @@ class MeanTeacherSettings(InferSettings):
     def finetune_fingerprint(self) -> str:
         """The fields that affect finetune's weights, as JSON; not how they predict, nor the pseudo-labels of the next step."""
         later = {"confident_fractions", "pseudo_label_weight", "pseudo_label_passes", "pseudo_label_blend"}
-        later |= {"refresh_epochs", "fused_labels"}
+        later |= {"refresh_epochs", "fused_labels", "confident_by", "pseudo_label_choice"}
         if self.mean_teacher.pseudo_labels != "none":
             later |= {"pseudo_labels"}  # but `selection` counts, because validation uses it
         unread: dict[str, Any] = {**_NO_EFFECT, "predict": True, "embeddings": True, "mean_teacher": later}

@@ -118,7 +118,7 @@ class Slots:
 
     team: Team
     accumulate: int = 1  # parts that each process computes one after the other
-    neck: bool = False  # whether the network has BatchNorm of embeddings
+    fills: bool = False  # whether a lone image is repeated, because BatchNorm of embeddings cannot normalise it
 
     @property
     def count(self) -> int:
@@ -151,8 +151,8 @@ class Slots:
         return [parts[slot].reshape(-1) for slot in self.own]
 
     def _least(self, domains: int) -> int:
-        """Smallest number of wells of a domain in a batch that is cut into parts, or whose embeddings BatchNorm normalises."""
-        return _LEAST * self._cuts(domains) if self.count > 1 or self.neck else 0
+        """Smallest number of wells of a domain in a batch; smaller ones are filled by repetition."""
+        return _LEAST * self._cuts(domains) if self.count > 1 or self.fills else 0
 
     def warn_of_small_parts(self, **batches: tuple[int, int]) -> None:
         """Warns if BatchNorm would see few images; the arguments are size and domains of a batch by the setting of its size."""

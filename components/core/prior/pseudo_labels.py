@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.prior.assignment import Competition, competitions
-from components.core.prior.balancing import balanced, expected
+from components.core.prior.balancing import assign_plate, balanced, expected, without_bias
 from components.core.prior.plate_groups import Arrangement, PlateGroups, infer_arrangements
 
 
@@ -50,13 +50,14 @@ def select(
     previous_WK: NDArray[np.floating] | None = None,
     blend: float = 0.9,
     fraction: float = 1.0,
+    one_to_one: bool = False,
 ) -> PseudoLabels:
     """Labels wells by their blended logits, each plate restricted to its group and balanced.
 
     An experiment's arrangement is inferred from the blended logits; labels tell that of training experiments alone, of which
     some wells have none. If none is clear, its wells are balanced over all treatments together, also under `refuse`, which
     concerns final predictions; if there are too few wells to show one, they are not balanced. Several wells may get the same
-    label: this is an arg-max, not an assignment.
+    label, because this is an arg-max, unless `one_to_one` asks for an assignment.
 
     Args:
         logits_WK: new logits of the treatment classes, averaged over teachers and passes, (W, K).
@@ -68,6 +69,7 @@ def select(
         blend: weight of the new logits.
         fraction: fraction of the wells that get a label, rounded up: the most confident of each competition, because a
             screen-wide fraction would leave the groups of weak plates without labels; without the prior the most confident of all.
+        one_to_one: whether wells that compete get different labels, those of the final predictions.
 
     Raises:
         ValueError: shapes that do not fit, or logits that are not finite.
@@ -99,7 +101,7 @@ def select(
     for part in parts:
         log_prob_wk = part.log_prob(blended_WK)
         balanced_wk = balanced(log_prob_wk, prior)
-        best_w = balanced_wk.argmax(axis=1)
+        best_w = assign_plate(without_bias(log_prob_wk)) if one_to_one else balanced_wk.argmax(axis=1)
         # A sharp balance labels better, but its probabilities are overconfident.
         prob_wk = np.exp(expected(log_prob_wk, balanced_wk, prior))
         class_W[part.wells_w] = part.classes_k[best_w]

@@ -41,7 +41,11 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
     def made(name: str, **compute: Any) -> TrainingRun:
         # Each has its own store: in a shared one, equal settings would reuse finished outputs.
-        batches = {"labelled_batch": 16, "unlabelled_batch": 16}  # a quarter of a batch is four images
+        batches = {
+            "labelled_batch": 16,
+            "unlabelled_batch": 16,
+            "mix": "natural",
+        }  # a quarter of a batch is four images
         # Epochs enough to be killed among them.
         config = changed(RUN, compute=compute, pretrain={"batch_size": 16, "epochs": 8}, mean_teacher=batches)
         run = TrainingRun(folder / name, (folder / f"{name} store").as_uri(), config)

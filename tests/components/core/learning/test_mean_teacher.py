@@ -39,7 +39,8 @@ def pair_of(step: int = 0) -> Pair:
 
 def epoch(pair, images, wells, config=CONFIG, epoch=0, pseudo_W=None):
     """An epoch in a single process; returns its measures."""
-    slots, schedule = Slots(images.team), CycleSchedule.of(config, "HUVEC")
+    slots = Slots(images.team, fills=config.mix == "natural")
+    schedule = CycleSchedule.of(config, "HUVEC")
     replica = Replica(pair.student, slots)
     return PairEpoch(pair, replica, images, wells, config, schedule, epoch, pseudo_W, 5, slots).run()
 
@@ -145,12 +146,19 @@ def test_learning_rate_and_weight_decay_reach_the_optimiser(images, wells, monke
 
 
 @pytest.mark.parametrize(
-    ("step", "number", "decay"),
-    [(10_000, 0, 0.5), (10_000, 1, 0.9), (10_000, 9, 0.9), (10_000, 10, 0.99), (10_000, 20, 0.999), (48, 20, 49 / 50)],
+    ("step", "number", "decay", "first"),
+    [
+        *((10_000, epoch, decay, 1) for epoch, decay in ((0, 0.5), (1, 0.9), (9, 0.9), (10, 0.99), (20, 0.999))),
+        (48, 20, 49 / 50, 1),
+        (48, 20, 48 / 49, 0),
+        (0, 0, 0.5, 1),
+        (0, 0, 0.0, 0),
+        (1, 0, 0.5, 0),
+    ],
 )
-def test_the_teachers_decay_grows_with_steps_and_epochs(images, wells, step, number, decay):
+def test_the_teachers_decay_grows_with_steps_and_epochs(images, wells, step, number, decay, first):
     """After one step the teacher is decay x what it was + (1 - decay) x what the student has become."""
-    ema = {"ema_decays": (0.5, 0.9, 0.99, 0.999), "ema_epochs": (1, 10, 20)}
+    ema = {"ema_decays": (0.5, 0.9, 0.99, 0.999), "ema_epochs": (1, 10, 20), "ema_first_step": first}
     config = CONFIG.model_copy(update={"labelled_batch": 100, "learning_rate": 0.5, "cycle_epochs": 100, **ema})
     pair = pair_of(step)
     old, before = deepcopy(pair.teacher), weights_of(pair.student)
@@ -182,6 +190,64 @@ def test_an_epoch_has_every_labelled_well_once_and_unlabelled_wells_in_rounds(
     rounds = times_W[wells.hidden]
     assert rounds.max() - rounds.min() <= 1
     assert rounds.sum() == steps * unlabelled
+
+
+def natural(images, wells, **changes):
+    """Student's and teacher's passes of an epoch with shuffled wells, and what was measured."""
+    config = CONFIG.model_copy(update={"mix": "natural", **changes})
+    pair = pair_of()
+    student, teacher = recorded(pair.student), recorded(pair.teacher)
+    measured = epoch(pair, images, wells, config)
+    return student, teacher, measured
+
+
+def test_a_natural_epoch_shuffles_all_wells_together(images, wells, monkeypatch):
+    leave_views_out(monkeypatch, mean_teacher)
+    student, teacher, _ = natural(numbered(images), wells, labelled_batch=4, unlabelled_batch=3)
+    every = sorted([*wells.training, *wells.hidden])
+    assert sorted(well for one in teacher for well in one.wells) == every
+    assert {len(one.wells) for one in teacher} <= {6, 7, 8}
+    supervised = [one for one in student if one.target_B is not None]
+    assert sorted({well for one in supervised for well in one.wells}) == sorted(wells.training)
+    for one in supervised:
+        assert one.target_B == images.table.class_W[one.wells].tolist()
+    counts = [sum(well in wells.training for well in one.wells) for one in teacher]
+    for one, count in zip(teacher, counts, strict=True):
+        assert set(one.wells[:count]) <= set(wells.training), "labelled first"
+    assert len(set(counts)) > 1
+
+
+def test_a_natural_batch_may_have_no_labelled_well(images, wells, monkeypatch):
+    """Then its loss has no supervised term; a lone labelled image is repeated for BatchNorm."""
+    leave_views_out(monkeypatch, mean_teacher)
+    rare = replace(wells, training=wells.training[:1])
+    student, teacher, measured = natural(numbered(images), rare, labelled_batch=1, unlabelled_batch=2)
+    assert len(teacher) > 2
+    (only,) = [one for one in student if one.target_B is not None]
+    assert only.wells == [wells.training[0]] * 2
+    assert math.isfinite(measured["loss"])
+    none = replace(wells, training=wells.training[:0])
+    student, teacher, measured = natural(numbered(images), none, consistency_weight=0.0)
+    assert [one.target_B for one in student] == [None] * len(teacher)
+    assert measured["loss"] == 0.0
+
+
+def test_natural_batches_hold_portions_of_domains_labelled_ones_first(images, monkeypatch):
+    leave_views_out(monkeypatch, mean_teacher)
+    plate_W = images.table.plate_W
+    own, others = np.flatnonzero(plate_W < 4), np.flatnonzero((plate_W >= 4) & (plate_W < 7))
+    wells = FoldWells(training=own, validation=others, unlabelled=np.empty(0, np.intp))
+    by_plate = numbered(images, "plate", domains_per_step=2)
+    student, teacher, _ = natural(by_plate, wells, labelled_batch=6, unlabelled_batch=6)
+    taught = [one for one in student if one.target_B is None]
+    assert [one.wells for one in taught] == [one.wells for one in teacher]
+    for one in student:
+        plates = plate_W[one.wells].reshape(one.domains, -1)
+        assert (plates == plates[:, :1]).all(), "each portion of a plate"
+        assert len({well in wells.training for well in one.wells}) == 1, "labelled and others apart"
+    assert {well for one in teacher for well in one.wells} == {*wells.training, *wells.hidden}
+    supervised = [one.wells for one in student if one.target_B is not None]
+    assert supervised == [one.wells for one in teacher if one.wells[0] in wells.training]
 
 
 def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, wells, monkeypatch):

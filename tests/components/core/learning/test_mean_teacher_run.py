@@ -54,6 +54,9 @@ class Labels:
         self.states[epoch] = [(weights_of(p.student), weights_of(p.teacher)) for p in self._pairs]
         return torch.full((self._images.table.wells,), epoch % 6, dtype=torch.long)
 
+    def grown(self, epoch: int):
+        return torch.full((self._images.table.wells,), epoch + 2, dtype=torch.long)
+
 
 def test_refreshes_follow_the_teachers_best_and_networks_end_at_theirs(images: Images):
     own = pairs(SMALL)
@@ -70,6 +73,14 @@ def test_refreshes_follow_the_teachers_best_and_networks_end_at_theirs(images: I
     assert [record["epoch"] for record in done.history] == [2, 3, 4]
     assert same(weights_of(own[0].teacher), labels.states[2][0][1]), "the teacher of its best epoch"
     assert not same(weights_of(own[0].student), labels.states[2][0][0]), "the student was best an epoch later"
+
+
+@pytest.mark.parametrize(("by", "last"), [("refresh", 1), ("epoch", 5)])
+def test_labels_grow_before_epochs_without_a_refresh_if_configured(images: Images, by, last):
+    own = pairs(SMALL)
+    done = run(images, own, Scores(0.9, 0.9, *[0.1] * 6), range(1, 4), Labels(images, own), confident_by=by)
+    assert done.refreshes == [1]
+    assert (done.pseudo_W == last).all()
 
 
 def test_the_start_counts_as_a_validated_epoch(images: Images):

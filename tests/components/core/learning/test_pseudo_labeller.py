@@ -1,6 +1,7 @@
 """PseudoLabeller: the logits it uses, how refreshes blend, and the labels that training gets."""
 
 import inspect
+import math
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ SCREEN = manifest(
     [plate_record(name, plate, {**WELLS, **CONTROLS}) for name in EXPERIMENTS for plate in (1, 2, 3, 4)], TREATMENTS
 )
 TABLE = SiteTable.of(SCREEN)
+EPOCHS = range(1, 6)
 K, CLASSES = len(TREATMENTS), len(SCREEN.vocabulary.classes)
 # Out of plate order, and of two experiments: a row must find its well again.
 UNLABELLED = np.random.default_rng(0).permutation(
@@ -76,7 +78,7 @@ def labeller(monkeypatch):
     def make(prepared: PreparedLogits, seed: int = 5, **changes: Any) -> PseudoLabeller:
         monkeypatch.setattr(labelling, "adaptive_logits", prepared)
         settings = changed(RUN, mean_teacher=changes).section(MeanTeacherSettings)
-        return PseudoLabeller(PAIRS, IMAGES, UNLABELLED, SCREEN, None, settings, seed)
+        return PseudoLabeller(PAIRS, IMAGES, UNLABELLED, SCREEN, None, settings, EPOCHS, seed)
 
     return make
 
@@ -123,6 +125,19 @@ def test_each_refresh_labels_its_configured_fraction(labeller, kind):
             assert (pseudo[refresh.wells[~labelled_w]] == -1).all()
         counts.append(int(labelled_w.sum()))
     assert counts == [len(UNLABELLED) // 4, *3 * [len(UNLABELLED) // 2]]
+
+
+def test_the_share_of_labelled_wells_grows_by_epoch_between_refreshes_too(labeller):
+    prepared = PreparedLogits(refreshes=2)
+    refresh = labeller(prepared, confident_fractions=(0.4, 1.0), confident_by="epoch", pseudo_label_blend=0.5)
+    found = [refresh(1), refresh.grown(2), refresh.grown(3), refresh(4), refresh.grown(5)]
+    counts = [int((label_W >= 0).sum()) for label_W in found]
+    assert counts == [math.ceil(share * len(UNLABELLED) - 1e-9) for share in (0.4, 0.55, 0.7, 0.85, 1.0)]
+    for before, after in ((0, 1), (1, 2), (3, 4)):
+        kept_W = found[before] >= 0
+        assert (found[after][kept_W] == found[before][kept_W]).all(), "of the same logits"
+    expected_W = (mean_of_teachers(prepared, 0) + mean_of_teachers(prepared, 1)).argmax(axis=1)
+    assert (found[4].numpy()[UNLABELLED] == expected_W[UNLABELLED]).all(), "blended at a refresh alone"
 
 
 def test_soft_labels_are_probabilities_of_treatments_and_hard_ones_their_most_probable(labeller):

@@ -27,7 +27,15 @@ PRETRAINING: PretrainSettings = PRETRAIN.model_copy(update=RANDOM)
 TEACHING: MeanTeacherSettings = MEAN_TEACHER.model_copy(
     update={
         **RANDOM,
-        "mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update={"pseudo_labels": "soft", "labelled_batch": 12}),
+        "mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(
+            update={
+                "pseudo_labels": "soft",
+                "labelled_batch": 12,
+                "mix": "natural",
+                "confident_fractions": (0.4, 1.0),
+                "confident_by": "epoch",
+            }
+        ),
     }
 )
 

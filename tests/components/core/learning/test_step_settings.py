@@ -25,9 +25,10 @@ def changed(change: str, *also: str) -> set[str]:
 CHANGES: list[tuple[set[str], str, str]] = [
     (ALL, "", "seed=5 screen.controls=training standardise.domain=experiment batch_norm.domain=plate head.margin=0.2"),
     (PRETRAIN, "pretrain.", "epochs=20"),
-    ({"finetune", "pseudo_label"}, "mean_teacher.", "learning_rate=0.01 cycles=2 finetune_cycles=0.5"),
+    ({"finetune", "pseudo_label"}, "mean_teacher.", "learning_rate=0.01 cycles=2 finetune_cycles=0.5 mix=natural"),
     ({"finetune", "pseudo_label"}, "mean_teacher.", "pseudo_labels=none"),
     ({"pseudo_label"}, "mean_teacher.", "pseudo_labels=soft pseudo_label_weight=0.1 pseudo_label_passes=3"),
+    ({"pseudo_label"}, "mean_teacher.", "confident_by=epoch pseudo_label_choice=assignment"),
     ({"pseudo_label"}, "mean_teacher.", "pseudo_label_blend=0.5 confident_fractions=[0.5] refresh_epochs=3"),
     ({"pseudo_label", "infer"}, "predict.", "batch_size=7 views=2 weights=teacher"),
     ({"pseudo_label", "infer"}, "embeddings.", "views=2 enabled=false"),

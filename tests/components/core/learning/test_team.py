@@ -63,8 +63,8 @@ def test_a_part_has_whole_domains_or_equal_shares_of_them(team, domains, wells):
 
 def test_a_single_image_is_repeated_for_batch_norm_of_embeddings():
     (image,), pair = np.array([[7]]), np.array([7, 8])
-    for neck, expected in ((True, [7, 7]), (False, [7])):
-        slots = Slots(Team(0, 1), 1, neck)
+    for fills, expected in ((True, [7, 7]), (False, [7])):
+        slots = Slots(Team(0, 1), 1, fills)
         assert slots.parts(image)[0].tolist() == expected
         assert slots.size(image) == len(expected)
         assert slots.parts(pair)[0].tolist() == [7, 8]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from components.core.config import PriorConfig
+from components.core.prior.assignment import Temperatures, competitions, predict_wells
 from components.core.prior.balancing import balanced
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import select
@@ -54,6 +55,25 @@ def test_the_most_confident_share_of_every_plate_is_labelled(fraction):
         if fraction < 1:
             assert found.confidence_W[of_plate & kept_W].min() >= found.confidence_W[of_plate & ~kept_W].max()
     assert (found.prob_WK[~kept_W] == 0).all()
+
+
+def test_assigned_labels_do_not_repeat_on_a_plate_and_are_those_of_final_predictions():
+    logits, _ = wells(8, 0.6)
+    prior = PriorConfig(min_margin=0, min_separation=0)
+    several = select(logits, EXPERIMENTS, PLATES, GROUPS, prior)
+    found = select(logits, EXPERIMENTS, PLATES, GROUPS, prior, one_to_one=True)
+    parts = competitions(EXPERIMENTS, PLATES, found.arrangements, GROUPS, prior)
+    assert (found.class_W == predict_wells(logits, parts, Temperatures(), prior).perturbation_W).all()
+    for part in parts:
+        assert len(set(several.class_W[part.wells_w])) < SIZE
+        assert len(set(found.class_W[part.wells_w])) == SIZE
+    of_label = found.prob_WK[np.arange(len(logits)), found.class_W]
+    np.testing.assert_allclose(found.confidence_W, of_label, rtol=1e-5)
+    half = select(logits, EXPERIMENTS, PLATES, GROUPS, prior, fraction=0.5, one_to_one=True)
+    for part in parts:
+        kept_w = part.wells_w[half.class_W[part.wells_w] >= 0]
+        assert len(kept_w) == 8
+        assert (half.class_W[kept_w] == found.class_W[kept_w]).all()
 
 
 @pytest.mark.parametrize("balancing", ["sinkhorn", "greedy"])
