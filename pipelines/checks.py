@@ -120,7 +120,7 @@ def check_start(config: RunConfig) -> None:
     if not config.init_from:
         return
     _, source = read_source(ObjectStore(config.store.address), config.init_from)
-    check_networks(source, config.backbones, config.head, config.folds.trained)
+    check_networks(source, config.backbones, config.head, config.folds.trained, config.screen.cell_types)
 
 
 def _check_ratio(config: RunConfig) -> None:

@@ -233,7 +233,7 @@ def _write(outputs: Mapping[Path, bytes]) -> None:
 def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:
     """Raises, before anything is packed, if pretrain could not start from the configured weights."""
     store, source = read_source(own, config.init_from or "")
-    check_networks(source, config.backbones, config.head, config.folds.trained)
+    check_networks(source, config.backbones, config.head, config.folds.trained, config.screen.cell_types)
     names = [backbone.name for backbone in config.backbones]
     for remark in check_labels(source, read_source_screen(store, source), scored, config.folds.trained, names):
         progress.warn(remark)

@@ -49,7 +49,7 @@ def open_start(
         yield None
         return
     store, source = read_source(own, settings.init_from)
-    check_networks(source, [settings.backbone(backbone)], settings.head, [fold])
+    check_networks(source, [settings.backbone(backbone)], settings.head, [fold], settings.screen.cell_types)
     theirs = read_source_screen(store, source)
     scored = scored_by(screen, settings.screen.holdout_experiments)
     for remark in check_labels(source, theirs, scored, [fold], [backbone]):

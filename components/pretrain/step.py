@@ -53,8 +53,8 @@ def run(
     torch.manual_seed(seed)
     classes = len(screen.vocabulary.classes)
     config = settings.backbone(backbone)
-    channels, side = network_input(settings.screen, screen)
-    network = Classifier(config, settings.head, classes, channels, side)
+    channels, side, cell_types = network_input(settings.screen, screen)
+    network = Classifier(config, settings.head, classes, channels, side, cell_types)
     started: dict[str, Any] = {}
     if initial is not None:
         source = config.weights or str(initial)

@@ -155,6 +155,12 @@ class HeadConfig(FrozenModel):
     batch_norm: bool = Field(
         False, description="whether BatchNorm follows the backbone, before classifier and embeddings (arXiv 1903.07071)"
     )
+    cell_types: bool = Field(
+        False,
+        description="whether a neck of BatchNorm and two linear layers that takes the cell type as input follows the backbone, so "
+        "that one network serves all cell types (RxRx1's 1st place, github.com/maciej-sypetkowski/kaggle-rcic-1st); it ends in "
+        "BatchNorm, whatever batch_norm",
+    )
     linear_weight: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0,
         description="weight of the cross-entropy of a linear classifier beside ArcFace on the same embedding, whose own is 1 - "

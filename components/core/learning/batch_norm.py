@@ -82,8 +82,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def adapted(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
-    """Evaluation mode with BatchNorm statistics of standardised images; mode and statistics are restored at the end.
+def adapted(network: nn.Module, batches: Iterable[tuple[Tensor | None, ...]]) -> Iterator[None]:
+    """Evaluation mode with BatchNorm statistics of the network's inputs; mode and statistics are restored at the end.
 
     In one forward pass in train mode, batch by batch, a layer gets mean and population variance of its input over all
     batches. Within the pass a batch is normalised by its own statistics, so the result is exact for one batch, and else as
@@ -109,7 +109,7 @@ def adapted(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
                 layer.get_buffer(name).copy_(old)
 
 
-def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Tensor]) -> None:
+def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[tuple[Tensor | None, ...]]) -> None:
     """Sets every layer's statistics to those of its input over the batches."""
     moments: dict[nn.Module, _Moments] = {}
 
@@ -128,8 +128,8 @@ def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Ten
         layer.momentum = 1.0
     network.train()
     try:
-        for x_BCHW in batches:
-            network(x_BCHW)
+        for inputs in batches:
+            network(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -96,10 +96,17 @@ class Described(Protocol):
     def image_shape(self) -> tuple[int, int]:
         """H and W."""
 
+    @property
+    def cell_types(self) -> tuple[str, ...]:
+        """Names of the cell types."""
 
-def network_input(screen: ScreenConfig, images: Described) -> tuple[int, int]:
-    """Channels of the networks' input, and its side in pixels; InputError if crops would be larger than the images."""
-    return len(images.channels), Crops.of(screen, images.image_shape).side
+
+def network_input(screen: ScreenConfig, images: Described) -> tuple[int, int, int]:
+    """Channels of the networks' input, its side in pixels, and the number of cell types.
+
+    InputError if crops would be larger than the images.
+    """
+    return len(images.channels), Crops.of(screen, images.image_shape).side, len(images.cell_types)
 
 
 def _starts(length: int, window: int) -> list[int]:

@@ -137,6 +137,9 @@ class Images:
     augment: AugmentConfig
     batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)  # domains of batches and BatchNorm statistics
     team: Team = ALONE  # the processes that share inference
+    cell_type_WT: Tensor | None = (
+        None  # one-hot cell types of the wells, on the device, if the networks take them as input
+    )
 
     @property
     def device(self) -> torch.device:
@@ -148,6 +151,10 @@ class Images:
         """Domain of every well of the table; None if a training batch may hold wells of any domain."""
         domain = self.batch_norm.domain
         return None if domain == "none" else domain_of_wells(self.table, domain)
+
+    def cell_types_of(self, well_B: Tensor) -> Tensor | None:
+        """One-hot cell types of wells, (B, T), on the device; None if the networks do not take them as input."""
+        return None if self.cell_type_WT is None else self.cell_type_WT[well_B]
 
     def batches(
         self,
@@ -189,16 +196,16 @@ def open_images(
     """The images of a manifest, read and standardised as configured.
 
     Args:
-        settings: the sections screen, standardise, batch_norm, augment and loader.
+        settings: the sections screen, standardise, batch_norm, augment, head and loader.
         manifest: the packed screen.
         store: where its plates are.
         device: where batches are computed.
         team: the processes that share inference.
-        reference: the training screen, whose statistics are used for domains wider than an experiment; None for the
-            manifest's own.
+        reference: the training screen, whose statistics are used for domains wider than an experiment, and whose cell types
+            the networks know; None for the manifest's own.
 
     Raises:
-        InputError: a cell type that the reference lacks.
+        InputError: a cell type that the reference lacks, and that the statistics or the networks need.
     """
     standardise, loading = settings.standardise, settings.loader
     table = SiteTable.of(manifest)
@@ -243,4 +250,18 @@ def open_images(
         augment=settings.augment,
         batch_norm=settings.batch_norm,
         team=team,
+        cell_type_WT=_one_hot_cell_types(table, reference or manifest).to(device) if settings.head.cell_types else None,
     )
+
+
+def _one_hot_cell_types(table: SiteTable, reference: Manifest) -> Tensor:
+    """One-hot cell types of a table's wells, float32 (W, T), in the order of those that the reference's networks know."""
+    known = reference.cell_types
+    for cell_type in table.cell_types:
+        if cell_type not in known:
+            raise InputError(
+                f"cell type {cell_type}: the networks take the cell type as input (head.cell_types) and know only "
+                f"{', '.join(known)}; leave its experiments out, or train with them"
+            )
+    number_T = np.array([known.index(cell_type) for cell_type in table.cell_types])
+    return torch.eye(len(known))[torch.from_numpy(number_T[table.cell_type_W])]

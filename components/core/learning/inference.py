@@ -54,8 +54,9 @@ def well_outputs(
     """
     widths = [classes if logit_views else 0, network.embedding_size if embedding_views else 0]
 
-    def outputs(x_BCHW: Tensor) -> Tensor:
-        embedded = [network.embed(dihedral(x_BCHW, view)) for view in range(max(logit_views, embedding_views))]
+    def outputs(x_BCHW: Tensor, type_BT: Tensor | None) -> Tensor:
+        views = range(max(logit_views, embedding_views))
+        embedded = [network.embed(dihedral(x_BCHW, view), type_BT) for view in views]
         means = []
         if logit_views:
             means.append(torch.stack([network.head(embedding) for embedding in embedded[:logit_views]]).mean(0))
@@ -68,7 +69,7 @@ def well_outputs(
 
 
 def _well_means(
-    outputs: Callable[[Tensor], Tensor],
+    outputs: Callable[[Tensor, Tensor | None], Tensor],
     network: Classifier,
     images: Images,
     wells: NDArray[np.intp],
@@ -93,7 +94,8 @@ def _well_means(
                     _add_outputs(sum_WK, rows, outputs, images, wells[rows], batch_size)
                 continue
             seen = images.batches(_distributed(table.sites_of(sources), batch_size), corners=images.crops.tiles())
-            with adapted(network, (x for _, x in seen)):
+            inputs = ((x, None, images.cell_types_of(torch.from_numpy(table.well_S[sites]))) for sites, x in seen)
+            with adapted(network, inputs):
                 _add_outputs(sum_WK, rows, outputs, images, wells[rows], batch_size)
     total_WK = team.summed(sum_WK.cpu().numpy())
     counts = (table.first_site_W[wells + 1] - table.first_site_W[wells]).astype(np.float64) * len(images.crops.tiles())
@@ -103,7 +105,7 @@ def _well_means(
 def _add_outputs(
     sum_WK: Tensor,
     rows: NDArray[np.intp],
-    outputs: Callable[[Tensor], Tensor],
+    outputs: Callable[[Tensor, Tensor | None], Tensor],
     images: Images,
     wells: NDArray[np.intp],
     batch_size: int,
@@ -114,9 +116,10 @@ def _add_outputs(
     sites = images.table.sites_of(wells).astype(np.intp)
     batches = [sites[k : k + batch_size] for k in range(0, len(sites), batch_size)]
     for chosen, x in images.batches(batches, corners=images.crops.tiles()):
-        row_B = torch.from_numpy(row_W[images.table.well_S[chosen]]).to(sum_WK.device)
+        well_B = torch.from_numpy(images.table.well_S[chosen])
+        row_B = torch.from_numpy(row_W)[well_B].to(sum_WK.device)
         # Summed on the device, in float64 and in a fixed order; copying each batch would make the device wait for the host.
-        sum_WK.index_put_((row_B,), outputs(x).double(), accumulate=True)
+        sum_WK.index_put_((row_B,), outputs(x, images.cell_types_of(well_B)).double(), accumulate=True)
 
 
 def _distributed(sites: NDArray[np.int64], size: int) -> list[NDArray[np.intp]]:
@@ -143,7 +146,7 @@ def adaptive_logits(
     Running statistics are not changed.
 
     Args:
-        network: maps standardised images to logits.
+        network: maps standardised images, without targets, and cell types to logits.
         images: the screen's images.
         wells: rows of the well table, any order.
         passes: passes over the wells, each with a random site per well.
@@ -184,7 +187,9 @@ def adaptive_logits(
                     # BatchNorm cannot normalise a single value, which a batch of one image may be at 1 x 1 pixels.
                     network.train(len(part) > 1 and not few_w[part].any())
                     row_B = torch.from_numpy(part).to(sum_WK.device)
-                    sum_WK.index_add_(0, row_B, network(easy_view(x, images.augment, generator)).double())
+                    type_BT = images.cell_types_of(torch.from_numpy(wells[part]))
+                    logits_BK = network(easy_view(x, images.augment, generator), None, type_BT)
+                    sum_WK.index_add_(0, row_B, logits_BK.double())
     finally:
         network.train(training)
         for name, buffer in network.named_buffers():

@@ -183,7 +183,8 @@ class PairEpoch:
         """
         images, config, pair = self._images, self._config, self._pair
         plate_B = self._plate_W[well_B]
-        target_L = self._target_W[well_B[:labelled]]
+        well_L = well_B[:labelled]
+        target_L = self._target_W[well_L]
         has_pseudo_labels = self._pseudo_W is not None and labelled < len(x)
         weight = config.pseudo_label_weight if has_pseudo_labels else 0.0
         sizes = [
@@ -198,7 +199,8 @@ class PairEpoch:
             # Each view has its own jitter, so student and teacher see different noise.
             normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
             with several_domains(pair.student, domains[0]):
-                supervised = self._student(normal_view(normal_L, images.augment, generator), target_L)
+                view = normal_view(normal_L, images.augment, generator)
+                supervised = self._student(view, target_L, images.cell_types_of(well_L))
             loss = (1.0 - weight) * pair.student.loss(supervised, target_L) * of_labelled
         else:
             # Parts of the head that only targets reach still decay, and processes exchange their gradients.
@@ -208,12 +210,15 @@ class PairEpoch:
         if self._by_domain:
             pieces = [piece for piece in zip((labelled, len(x) - labelled), domains, strict=True) if piece[0]]
 
-        def passed(network: Callable[[Tensor], Tensor], of: nn.Module, view_B: Tensor) -> Tensor:
+        def passed(network: Callable[..., Tensor], of: nn.Module, view_B: Tensor) -> Tensor:
             """Logits of a view, part by part."""
             logits = []
-            for part, (_, count) in zip(torch.split(view_B, [size for size, _ in pieces]), pieces, strict=True):
+            split = [size for size, _ in pieces]
+            for part, own_B, (_, count) in zip(
+                torch.split(view_B, split), torch.split(well_B, split), pieces, strict=True
+            ):
                 with several_domains(of, count):
-                    logits.append(network(part))
+                    logits.append(network(part, None, images.cell_types_of(own_B)))
             return torch.cat(logits)
 
         easy_B = easy_view(images.standardise.jittered(x, plate_B, generator), images.augment, generator)

@@ -1,6 +1,6 @@
 """The network of a step: backbone and classifier head. torch only; timm is imported if a config uses one of its models.
 
-B batch, E embedding, K class.
+B batch, E embedding, K class, T cell types.
 """
 
 from __future__ import annotations
@@ -76,10 +76,36 @@ class JointHead(nn.Module):
         return linear_BK if target_B is None else torch.stack([linear_BK, self.arcface(embedding_BE, target_B)])
 
 
+class CellTypeNeck(nn.Module):
+    """BatchNorm, the one-hot cell type beside it, a linear layer, ReLU, BatchNorm, a linear layer, BatchNorm.
+
+    As published, except that the cell type joins after the first BatchNorm: in a batch of one cell type, as of the mean teacher
+    or of a domain, BatchNorm would normalise it to zero. The ReLU is why it tells something there: BatchNorm would
+    remove what a linear layer alone adds to all images of the batch.
+
+    Source: the 1st place of the CellSignal challenge (M. Sypetkowski, github.com/maciej-sypetkowski/kaggle-rcic-1st).
+    """
+
+    def __init__(self, embedding_size: int, cell_types: int) -> None:
+        super().__init__()
+        self.normalise = nn.BatchNorm1d(embedding_size)
+        self.join = nn.Linear(embedding_size + cell_types, embedding_size, bias=False)
+        self.rest = nn.Sequential(
+            nn.ReLU(),
+            nn.BatchNorm1d(embedding_size),
+            nn.Linear(embedding_size, embedding_size, bias=False),
+            nn.BatchNorm1d(embedding_size),
+        )
+
+    def forward(self, embedding_BE: Tensor, type_BT: Tensor) -> Tensor:
+        """Embeddings, shape (B, E)."""
+        return cast(Tensor, self.rest(self.join(torch.cat([self.normalise(embedding_BE), type_BT], 1))))
+
+
 class Classifier(nn.Module):
     """Six-channel image in, logits over the screen's classes out.
 
-    Vision transformers are built for one image size, a side in pixels.
+    Vision transformers are built for one image size, a side in pixels; `cell_types` is T, which only head.cell_types needs.
 
     Attributes:
         embedding_size: E.
@@ -90,19 +116,30 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, backbone: BackboneConfig, head: HeadConfig, classes: int, channels: int = 6, image_size: int = 512
+        self,
+        backbone: BackboneConfig,
+        head: HeadConfig,
+        classes: int,
+        channels: int = 6,
+        image_size: int = 512,
+        cell_types: int = 0,
     ) -> None:
         super().__init__()
         self.backbone, size = build_backbone(backbone, channels, image_size)
         self.neck: nn.Module = nn.BatchNorm1d(size) if head.batch_norm else nn.Identity()
+        if head.cell_types:
+            self.neck = CellTypeNeck(size, cell_types)
         self.embedding_size = size
         self.autocasts = False
         self._head_config, self._classes = head, classes
         self.reset_head()
 
-    def forward(self, x_BCHW: Tensor, target_B: Tensor | None = None) -> Tensor:
-        """Logits of standardised images, shape (B, K), float32; with targets what `loss` takes: ArcFace applies its margin."""
-        return cast(Tensor, self.head(self.embed(x_BCHW), target_B))
+    def forward(self, x_BCHW: Tensor, target_B: Tensor | None = None, type_BT: Tensor | None = None) -> Tensor:
+        """Logits of standardised images, shape (B, K), float32; with targets what `loss` takes: ArcFace applies its margin.
+
+        `type_BT` are one-hot cell types (Images.cell_types_of), which only a network with head.cell_types reads.
+        """
+        return cast(Tensor, self.head(self.embed(x_BCHW, type_BT), target_B))
 
     def loss(self, output: Tensor, target_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Supervised loss, a mean over wells, of the output of `forward` with the same targets."""
@@ -114,11 +151,12 @@ class Classifier(nn.Module):
         )
         return weight * of_linear + (1.0 - weight) * of_arcface
 
-    def embed(self, x_BCHW: Tensor) -> Tensor:
+    def embed(self, x_BCHW: Tensor, type_BT: Tensor | None = None) -> Tensor:
         """Embeddings, shape (B, E), float32; the backbone computes in bfloat16 if `autocasts` is set."""
         with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=self.autocasts):
             embedding_BE = self.backbone(x_BCHW)
-        return cast(Tensor, self.neck(embedding_BE.float()))
+        inputs = (embedding_BE.float(), type_BT) if isinstance(self.neck, CellTypeNeck) else (embedding_BE.float(),)
+        return cast(Tensor, self.neck(*inputs))
 
     @property
     def has_neck(self) -> bool:

@@ -101,9 +101,9 @@ class SupervisedTraining:
             meter.restore(self._saved_meter)
         left = batches[meter.done :]
         parts = [part for batch in left for part in self._slots.parts(batch, self._domains)]
-        # All targets of the epoch are copied to the device at once.
+        # All wells of the epoch are copied to the device at once.
         well_S = torch.from_numpy(images.table.well_S[concatenated(parts)]).to(images.device)
-        targets = iter(torch.split(self._target_W[well_S], [len(part) for part in parts]))
+        wells_of_parts = iter(torch.split(well_S, [len(part) for part in parts]))
         statistics = StatisticsOfParts([self._network], len(self._slots.own))
         meter.start()
         self._network.train()
@@ -118,10 +118,12 @@ class SupervisedTraining:
             with statistics.step() as part_of_step:
                 for k, generator in enumerate(self._random.of_views):
                     sites, x = next(taken)
-                    target_B = next(targets)
+                    well_B = next(wells_of_parts)
+                    target_B = self._target_W[well_B]
                     with part_of_step(), self._replica.part(k):
                         with several_domains(self._network, self._slots.domains_of_part(self._domains)):
-                            output = self._replica(normal_view(x, images.augment, generator), target_B)
+                            view = normal_view(x, images.augment, generator)
+                            output = self._replica(view, target_B, images.cell_types_of(well_B))
                         loss = self._network.loss(output, target_B, config.label_smoothing)
                         loss = loss * self._slots.weight(len(sites), size)
                         loss.backward()  # type: ignore[no-untyped-call]

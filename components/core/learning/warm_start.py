@@ -34,9 +34,16 @@ class Scored:
 
 
 def check_networks(
-    source: SourceRun, backbones: Sequence[BackboneConfig], head: HeadConfig, folds: Iterable[int]
+    source: SourceRun,
+    backbones: Sequence[BackboneConfig],
+    head: HeadConfig,
+    folds: Iterable[int],
+    cell_types: Iterable[str],
 ) -> None:
-    """Raises InputError for an earlier run that has other networks than the new one or lacks the weights of a fold."""
+    """Raises InputError for an earlier run that has other networks than the new one or lacks the weights of a fold.
+
+    All but `source` are the new run's.
+    """
     run = f"run {source.key}"
     for backbone in backbones:
         theirs = source.backbones.get(backbone.name)
@@ -49,12 +56,17 @@ def check_networks(
                     f"{OPTION}: backbone {backbone.name} has {name} {_shown(value)}, but {_shown(other[name])} in {run}; "
                     f"make the architectures the same, or {AT_RANDOM}"
                 )
-    for field in ("kind", "batch_norm", "linear_weight"):
+    for field in ("kind", "batch_norm", "cell_types", "linear_weight"):
         ours, theirs = getattr(head, field), getattr(source.head, field)
         if ours != theirs:
             raise InputError(
                 f"{OPTION}: head.{field} is {ours}, but {theirs} in {run}; make them the same, or {AT_RANDOM}"
             )
+    if head.cell_types and sorted(cell_types) != sorted(source.cell_types):
+        raise InputError(
+            f"{OPTION}: the cell types, which the networks take as input (head.cell_types), are "
+            f"{', '.join(sorted(cell_types))}, but {', '.join(sorted(source.cell_types))} in {run}; {AT_RANDOM}"
+        )
     there = ", ".join(f"{backbone} of fold {fold}" for fold, backbone in sorted(source.weights)) or "none"
     for fold in folds:
         for backbone in backbones:

@@ -98,7 +98,7 @@ def load_network(
     backbone: BackboneConfig,
     settings: LearningSettings,
     classes: int,
-    images: tuple[int, int],
+    images: tuple[int, int, int],
     device: torch.device,
 ) -> Classifier:
     """A trained network on its device, for `images` as `network_input` gives them; raises as `load_weights`."""
@@ -128,7 +128,7 @@ def load_pretrained(
     fold: int,
     settings: LearningSettings,
     classes: int,
-    images: tuple[int, int],
+    images: tuple[int, int, int],
     device: torch.device,
 ) -> tuple[dict[str, Classifier], list[dict[str, Any]]]:
     """The networks that pretrain wrote, by backbone in the configured order, and the records of their epochs.
@@ -196,7 +196,7 @@ def save_pairs(pairs: Sequence[Pair], folder: Path, epoch: int, history: list[di
 
 
 def load_pairs(
-    folder: Path, settings: LearningSettings, classes: int, images: tuple[int, int], device: torch.device
+    folder: Path, settings: LearningSettings, classes: int, images: tuple[int, int, int], device: torch.device
 ) -> tuple[list[Pair], list[dict[str, Any]]]:
     """The pairs of the configured backbones that save_pairs wrote, and the history.
 

@@ -39,6 +39,10 @@ def plates_for(
     if not model.folds_of(unknown[0]):
         each = ", with networks for each of them but none for all" if any_cell_type else ""
         raise InputError(f"{lead}{each}; leave its experiments out, or train a model with them")
+    if model.run_config().head.cell_types:
+        raise InputError(
+            f"{lead}, which its networks take as input (head.cell_types); leave its experiments out, or train a model with them"
+        )
     if not any_cell_type:
         raise InputError(
             f"{lead}; leave its experiments out, train a model with them, or use its networks, which learned all of those, "

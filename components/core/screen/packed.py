@@ -76,7 +76,7 @@ class SiteTable:
         wells = [(p, well) for p, plate in enumerate(plates) for well in plate.wells]
         sites = [(w, plates[p].prefix, site) for w, (p, well) in enumerate(wells) for site in well.sites]
         experiments = tuple(dict.fromkeys(plate.experiment for plate in plates))
-        cell_types = tuple(sorted({plate.cell_type for plate in plates}))
+        cell_types = manifest.cell_types
         experiment_P = np.array([experiments.index(plate.experiment) for plate in plates], np.int32)
         cell_type_P = np.array([cell_types.index(plate.cell_type) for plate in plates], np.int32)
         folds = [plate.well_folds or [manifest.folds.get(plate.experiment, -1)] * len(plate.wells) for plate in plates]

@@ -135,6 +135,11 @@ class Manifest(StoredRecord):
     )
 
     @property
+    def cell_types(self) -> tuple[str, ...]:
+        """Names of the plates' cell types, sorted."""
+        return tuple(sorted({plate.cell_type for plate in self.plates}))
+
+    @property
     def split(self) -> Literal["experiment", "well"]:
         """What a fold holds out: whole experiments, or treatment wells, of whole plates or single ones."""
         return "well" if any(plate.well_folds for plate in self.plates) else "experiment"

@@ -108,6 +108,7 @@ class SourceRun:
     backbones: Mapping[str, BackboneConfig]  # by name
     head: HeadConfig
     weights: Mapping[tuple[int, str], TaskRecord]  # by fold and backbone
+    cell_types: tuple[str, ...] = ()
 
 
 def task_name(step: str, fold: object = None, cell_type: object = None, backbone: object = None) -> str:

@@ -137,6 +137,7 @@ def read_source(own: ObjectStore, init_from: str) -> tuple[ObjectStore, SourceRu
         {backbone.name: backbone for backbone in backbones},
         parse(HeadConfig, record.config.get("head"), f"{label} {key}"),
         {(task.fold, task.backbone or ""): task for task in read_tasks(store, key, "pretrain")},
+        tuple(record.config["screen"]["cell_types"]),
     )
 
 

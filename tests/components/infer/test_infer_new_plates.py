@@ -77,6 +77,7 @@ class Prediction:
 KINDS = [
     ("pseudo_label", {}),
     ("pretrain", {"standardise": {"domain": "global"}}),
+    ("pretrain", {"head": {"cell_types": True}}),
     ("pseudo_label", {"standardise": {"domain": "experiment"}, "batch_norm": {"domain": "plate"}}),
 ]
 
@@ -125,15 +126,22 @@ def test_embeds_all_wells_only_reads_the_registry_and_reuses_the_output_of_the_s
 
 
 def test_rejects_an_unknown_cell_type_unless_networks_learned_all(tmp_path: Path) -> None:
-    for name in ("pretrain", "pseudo_label"):
+    for name in ("pretrain", "pseudo_label", "input"):
         (tmp_path / name).mkdir()
-        prediction = Prediction(tmp_path / name, name)  # type: ignore[arg-type]
+        takes = {"kind": "pretrain", "head": {"cell_types": True}} if name == "input" else {"kind": name}
+        prediction = Prediction(tmp_path / name, **takes)  # type: ignore[arg-type]
         tables = TinyScreen(tmp_path / name / "other", imaged=("HUVEC-03",))
         for path in (tables.root / "test.csv", tables.root / "test_controls.csv"):
             path.write_text(path.read_text().replace("HUVEC-03", "K562-03"))
         (tables.root / "test" / "HUVEC-03").rename(tables.root / "test" / "K562-03")
         prediction.source = tables.root
         lead = f"other: cell type K562, but model {prediction.model.short} knows only HUVEC, RPE"
+        if name == "input":
+            with pytest.raises(
+                InputError, match=rf"{lead}, which its networks take as input \(head\.cell_types\); leave"
+            ):
+                prediction.normalize(("K562-03",), any_cell_type=True)
+            continue
         with pytest.raises(InputError, match=f"{lead}; leave its experiments out, (train|or)"):
             prediction.normalize(("K562-03",))
         if name == "pseudo_label":

@@ -83,7 +83,7 @@ def test_inference_averages_over_the_tiles(packed):
     images = images_of(packed, StandardiseConfig(), tile=True, crop=16)
     assert images.crops.tiles() == [(0, 0), (0, 12), (4, 0), (4, 12)]
     inputs = network_input(ScreenConfig(crop=16), manifest)
-    assert inputs == (3, 16)
+    assert inputs == (3, 16, 1)
     torch.manual_seed(0)
     network = Classifier(SMALL, HeadConfig(), 5, *inputs).eval()
     wells = np.array([2, 0])

@@ -69,7 +69,7 @@ def domain():
 
 def test_agrees_with_batch_norm_recomputed_from_scratch(plain, domain):
     x = torch.randn(7, 6, 9, 9)
-    with adapted(plain, [domain]):
+    with adapted(plain, [(domain,)]):
         got = plain(x)
     torch.testing.assert_close(got.double(), from_scratch(plain, domain, x), atol=1e-4, rtol=1e-4)
 
@@ -81,10 +81,10 @@ def test_batches_of_unequal_size_are_joined_by_the_law_of_total_variance(plain, 
     for network in (whole, cut):
         network.load_state_dict(plain.state_dict())
     sorted_images = domain[domain.mean((1, 2, 3)).argsort()]
-    with adapted(whole, [domain]), adapted(cut, [sorted_images[:3], sorted_images[3:40], sorted_images[40:]]):
+    with adapted(whole, [(domain,)]), adapted(cut, [(part,) for part in sorted_images.split([3, 37, 24])]):
         for statistic in ("running_mean", "running_var"):
             torch.testing.assert_close(getattr(cut.norms[0], statistic), getattr(whole.norms[0], statistic))
-    with adapted(plain, [domain[k::4] for k in range(4)]):
+    with adapted(plain, [(domain[k::4],) for k in range(4)]):
         got = plain(x)
     reference = from_scratch(plain, domain, x).detach()
     # Batches of 16 alike images: a tenth of the outputs' deviation bounds what the second layer misses.
@@ -94,13 +94,13 @@ def test_batches_of_unequal_size_are_joined_by_the_law_of_total_variance(plain, 
 def test_the_network_is_unchanged_afterwards(plain, domain):
     plain.train()
     before, momentum = weights_of(plain), plain.norms[0].momentum
-    with adapted(plain, [domain]):
+    with adapted(plain, [(domain,)]):
         assert not plain.training
         assert not torch.equal(plain.norms[0].running_mean, before["norms.0.running_mean"])
     assert same(weights_of(plain), before)
     assert plain.training
     assert plain.norms[0].momentum == momentum
-    with pytest.raises(RuntimeError), adapted(plain, [domain[:, :3]]):
+    with pytest.raises(RuntimeError), adapted(plain, [(domain[:, :3],)]):
         pass
     assert same(weights_of(plain), before)
 
@@ -124,7 +124,7 @@ def test_wells_are_predicted_with_the_statistics_of_their_own_domain(images: Ima
         if statistics == "controls":
             sources = sources[table.role_W[sources] != TREATMENT]
         x = pixels_of(images, [well])
-        with adapted(network, [pixels_of(images, sources)]):
+        with adapted(network, [(pixels_of(images, sources),)]):
             expected = torch.stack([network(dihedral(x, view)) for view in range(2)]).mean((0, 1))
         np.testing.assert_allclose(got_WK[row], expected, atol=1e-4)
 

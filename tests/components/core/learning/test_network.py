@@ -113,8 +113,26 @@ def test_batch_norm_before_the_head_normalises_embeddings_in_training_and_by_dom
     torch.testing.assert_close(embedding_BE.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
     torch.testing.assert_close(embedding_BE.var(0, unbiased=False), torch.ones(8), atol=1e-2, rtol=0)
     torch.testing.assert_close(network.head(embedding_BE), network.train()(x_BCHW))
-    with adapted(network, [x_BCHW]), torch.no_grad():
+    with adapted(network, [(x_BCHW,)]), torch.no_grad():
         torch.testing.assert_close(network.embed(x_BCHW), embedding_BE, atol=1e-2, rtol=1e-2)
+
+
+def test_the_neck_takes_the_cell_type_as_published():
+    """Against plain arithmetic, and in batches of one cell type, too, where BatchNorm must not remove it."""
+    config = HeadConfig(cell_types=True)
+    backbone = BackboneConfig(name="p", kind="plain", stages=((4,), (8,)))
+    network = Classifier(backbone, config, classes=3, channels=2, cell_types=3).train()
+    x_BCHW, type_BT = torch.randn(32, 2, 8, 8), torch.eye(3)[torch.arange(32) % 3]
+
+    def normalised(x_BE):
+        return (x_BE - x_BE.mean(0)) / torch.sqrt(x_BE.var(0, unbiased=False) + 1e-5)
+
+    joined = torch.cat([normalised(network.backbone(x_BCHW)), type_BT], 1) @ network.neck.join.weight.T
+    expected_BE = normalised(normalised(joined.relu()) @ network.neck.rest[2].weight.T)
+    torch.testing.assert_close(network.embed(x_BCHW, type_BT), expected_BE, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(network(x_BCHW, None, type_BT), network.head(expected_BE), atol=1e-4, rtol=1e-4)
+    first, second = (network.embed(x_BCHW, torch.eye(3)[[k] * 32]) for k in (0, 1))
+    assert (first - second).abs().mean() > 0.05
 
 
 def test_compiling_needs_a_gpu():

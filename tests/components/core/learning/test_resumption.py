@@ -69,8 +69,8 @@ def dropping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes networks draw random numbers from torch's own stream."""
     embed = Classifier.embed
 
-    def dropped(network: Classifier, x_BCHW: Tensor) -> Tensor:
-        return functional.dropout(embed(network, x_BCHW), 0.1, network.training)
+    def dropped(network: Classifier, x_BCHW: Tensor, type_BT: Tensor | None = None) -> Tensor:
+        return functional.dropout(embed(network, x_BCHW, type_BT), 0.1, network.training)
 
     monkeypatch.setattr(Classifier, "embed", dropped)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -172,6 +173,7 @@ NETWORKS = SourceRun("old-1", {"slim": SLIM, "small": SMALL}, HeadConfig(), sour
         (SLIM.model_copy(update={"stem": 8}), {}, (0,), "backbone slim has stem 8, but 4 in run old-1; make the arch"),
         (SLIM.model_copy(update={"entry": (4, 8)}), {}, (0,), r"backbone slim has entry \[4, 8\], but \[4, 6\] in run"),
         (SLIM, {"kind": "softmax"}, (0,), "head.kind is softmax, but arcface in run old-1"),
+        (SLIM, {"cell_types": True}, (0,), "head.cell_types is True, but False in run old-1"),
         (SLIM, {"linear_weight": 0.8}, (0,), "head.linear_weight is 0.8, but 0.0 in run old-1"),
         (SLIM, {}, (0, 3), r"no pretrained weights of fold 3 and slim \(it has slim of fold 0, slim of fold 1, slim of fol"),
         (SMALL, {}, (0,), "no pretrained weights of fold 0 and small"),
@@ -181,8 +183,19 @@ def test_rejects_other_networks_and_missing_folds(
     backbone: BackboneConfig, head: dict[str, Any], folds: Sequence[int], message: str
 ) -> None:
     with pytest.raises(InputError, match=f"^init_from: .*{message}"):
-        check_networks(NETWORKS, [backbone], HeadConfig(**head), folds)
+        check_networks(NETWORKS, [backbone], HeadConfig(**head), folds, ["HUVEC"])
 
 
 def test_accepts_another_margin_and_other_initial_weights() -> None:
-    check_networks(NETWORKS, [SLIM.model_copy(update={"weights": "x.pt"})], HeadConfig(scale=10, margin=0.5), (0, 2))
+    check_networks(
+        NETWORKS, [SLIM.model_copy(update={"weights": "x.pt"})], HeadConfig(scale=10, margin=0.5), (0, 2), ["K562"]
+    )
+
+
+def test_networks_that_take_the_cell_type_need_the_same_ones() -> None:
+    head = HeadConfig(cell_types=True)
+    earlier = replace(NETWORKS, head=head, cell_types=("RPE", "HUVEC"))
+    check_networks(earlier, [SLIM], head, (0,), ["HUVEC", "RPE"])
+    message = r"init_from: the cell types, .*, are HUVEC, but HUVEC, RPE in run old-1; leave"
+    with pytest.raises(InputError, match=message):
+        check_networks(earlier, [SLIM], head, (0,), ["HUVEC"])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from components.core.config import HeadConfig, RunConfig
+from components.core.config import RunConfig
 from components.core.learning.network import Classifier
 from components.core.learning.weight_files import save_weights
 from components.core.registry.model_manifest import ModelManifest
@@ -93,7 +93,7 @@ class FinishedRun:
         """An untrained network of the run's own architecture, or of another one."""
         torch.manual_seed(seed)
         config = self.config.backbones[backbone].model_copy(update=changes)
-        return Classifier(config, HeadConfig(), len(self.screen.vocabulary.classes), 6, 16)
+        return Classifier(config, self.config.head, len(self.screen.vocabulary.classes), 6, 16, len(CELL_TYPES))
 
     def seed(self, fold: int, cell_type: str, backbone: int, role: str) -> int:
         """The seed of the network that predicts."""
