@@ -72,7 +72,7 @@ def test_pretraining_and_its_validation(images):
 def test_the_mean_teacher(images):
     pair = Pair("slim", Watched(), Watched())
     wells, config = fold_wells(images.table, 0, "all"), MEAN_TEACHER.mean_teacher
-    slots, schedule = Slots(images.team, neck=True), CycleSchedule.of(config, "HUVEC")
+    slots, schedule = Slots(images.team, fills=True), CycleSchedule.of(config, "HUVEC")
     PairEpoch(pair, Replica(pair.student, slots), images, wells, config, schedule, 0, None, 5, slots).run()
     hidden = {well for pixels, _ in pair.teacher.passes for well in np.round(pixels).astype(int) - 1}
     assert not hidden.isdisjoint(wells.hidden)
