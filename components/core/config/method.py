@@ -33,6 +33,17 @@ class StandardiseConfig(FrozenModel):
     jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.1, description="in training, mean and std are multiplied by 1 + U(-jitter, jitter), per image and channel"
     )
+    channel_noise: NonNegative = Field(
+        0.0,
+        description="in training, a Gaussian number is added to each channel of an image; its standard deviation, in those of "
+        "standardised pixels",
+    )
+    jitter_per: Literal["view", "image"] = Field(
+        "view",
+        description="what draws jitter and channel noise: each view of an image by itself, so that student and teacher see "
+        "different ones; or each image once a step, for all of its views and for the passes that compute pseudo-labels, as "
+        "published",
+    )
 
     @model_validator(mode="after")
     def _images_have_no_wells(self) -> Self:
@@ -68,7 +79,8 @@ class AugmentConfig(FrozenModel):
     shift: Fraction = Field(0.1, description="largest shift, as a fraction of the side; uncovered pixels are zero")
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="images are scaled by 1 + U(-scale, scale)")
     aspect: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.1, description="the aspect ratio is multiplied by 1 + U(-aspect, aspect)"
+        0.1,
+        description="the aspect ratio is multiplied by 1 + U(-aspect, aspect); 0 keeps it, as the published run in effect did",
     )
     erase_probability: Fraction = Field(0.5, description="probability of random erasing")
     erase_area: tuple[Fraction, Fraction] = Field(
@@ -76,6 +88,16 @@ class AugmentConfig(FrozenModel):
     )
     erase_aspect: tuple[Positive, Positive] = Field(
         (0.3, 3.3), description="smallest and largest aspect ratio of the erased rectangle"
+    )
+    erase_uniform_aspect: bool = Field(
+        False,
+        description="false: the logarithm of that aspect ratio is uniform, and a rectangle larger than the image is cut; true: the "
+        "ratio itself is, and such a rectangle is drawn again (Zhong et al. 2017, arXiv 1708.04896), as published",
+    )
+    erase_before_crop: bool = Field(
+        False,
+        description="whether the hard view is erased before its crop, as published: the crop then enlarges the rectangle, or "
+        "leaves a part of it outside",
     )
     crop: tuple[Fraction, Fraction] = Field(
         (0.8, 0.99),

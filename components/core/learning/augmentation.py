@@ -19,6 +19,8 @@ from components.core.config import AugmentConfig
 from components.core.learning.device import empty_tensor, to_device
 
 _PIECE_BYTES = 16 * 2**20
+_TRIES = 10
+"""Rectangles drawn for an image to erase one that fits."""
 _OUTSIDE = 4.0
 """A coordinate outside of any image by more than a pixel; image edges are at -1 and 1."""
 
@@ -53,6 +55,8 @@ def _drawn_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, cro
     view_B = torch.randint(8, (len(x_BCHW),), generator=generator)
     placement = _draw_placement(x_BCHW, config, generator, crops)
     rectangle_4B = _draw_rectangles(x_BCHW, config, generator) if erases else None
+    if rectangle_4B is not None and crops and config.erase_before_crop:
+        rectangle_4B = placement.seen_in_crop(rectangle_4B, x_BCHW.shape[-1])
     viewed = _viewed_by_parts if x_BCHW.device.type == "cpu" else _viewed_at_once
     return viewed(x_BCHW, view_B, placement, rectangle_4B)
 
@@ -64,6 +68,14 @@ class _Placement:
     moved_B: Tensor  # whether an image is resampled
     range_B2: Tensor  # range in x and y
     offset_B2: Tensor  # offset in x and y
+    crop_B3: Tensor | None = None  # the hard view's crop: range, offset in x and y
+
+    def seen_in_crop(self, rectangle_4B: Tensor, size: int) -> Tensor:
+        """Where rectangles of an image of `size` pixels, before its crop, are in the crop that is resized back; (4, B) pixels."""
+        assert self.crop_B3 is not None
+        offset_4B = self.crop_B3[:, [2, 2, 1, 1]].T
+        seen_4B: Tensor = (2.0 * rectangle_4B / size - 1.0 - offset_4B) / self.crop_B3[:, 0]
+        return (seen_4B + 1.0) * (size / 2.0)
 
 
 def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crop: bool) -> _Placement:
@@ -85,15 +97,26 @@ def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator,
         offset_B2 = offset_B2 + range_B2 * corner_B2
         range_B2 = range_B2 * side_B[:, None]
         moved_B = torch.ones_like(moved_B)
+        return _Placement(moved_B, range_B2, offset_B2, torch.cat([side_B[:, None], corner_B2], 1))
     return _Placement(moved_B, range_B2, offset_B2)
 
 
 def _draw_rectangles(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """Rectangles to erase, in pixels, on the CPU: top, bottom, left, right of each image, (4, B); some are empty."""
     b, _, h, w = x_BCHW.shape
-    area_B = _uniform(b, *config.erase_area, x_BCHW, generator) * (h * w)
-    low, high = config.erase_aspect
-    aspect_B = torch.exp(_uniform(b, math.log(low), math.log(high), x_BCHW, generator))
+    if config.erase_uniform_aspect:
+        area_TB, aspect_TB = (
+            _uniform(_TRIES * b, *bounds, x_BCHW, generator).view(_TRIES, b)
+            for bounds in (config.erase_area, config.erase_aspect)
+        )
+        # The first try whose rectangle fits into a square; where none does, as almost never, the first of all is cut.
+        try_1B = ((area_TB * aspect_TB <= 1.0) & (area_TB <= aspect_TB)).int().argmax(0, keepdim=True)
+        area_B, aspect_B = (each_TB.gather(0, try_1B)[0] for each_TB in (area_TB, aspect_TB))
+        area_B = area_B * (h * w)
+    else:
+        area_B = _uniform(b, *config.erase_area, x_BCHW, generator) * (h * w)
+        low, high = config.erase_aspect
+        aspect_B = torch.exp(_uniform(b, math.log(low), math.log(high), x_BCHW, generator))
     rows_B = torch.sqrt(area_B * aspect_B).clamp(max=h)
     columns_B = torch.sqrt(area_B / aspect_B).clamp(max=w)
     top_B = _uniform(b, 0.0, 1.0, x_BCHW, generator) * (h - rows_B)

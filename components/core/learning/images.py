@@ -47,6 +47,8 @@ class Standardiser:
         device: the device of the batches.
         own: statistics of each image by itself, float32 (B, C, H, W) to two (B, C), in place of the domain's, which then only
             scale the jitter of batches that are standardised already.
+        noise: in training, the standard deviation of a Gaussian number that is added to each standardised channel of an image.
+        per_image: whether jitter and noise are drawn for images as they are read, not for each of their views.
     """
 
     def __init__(
@@ -56,17 +58,20 @@ class Standardiser:
         jitter: float,
         device: torch.device,
         own: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        noise: float = 0.0,
+        per_image: bool = False,
     ) -> None:
         self._mean_PC = mean_PC.to(device, torch.float32)
         self._std_PC = std_PC.to(device, torch.float32).clamp_min(SMALLEST_STD)
-        self._jitter = jitter
+        self._jitter, self._noise = jitter, noise
         self._own = own
+        self.per_image = per_image
         self.device = device
 
     def __call__(self, pixels_BCHW: Tensor, plate_B: Tensor, generator: Generator | None = None) -> Tensor:
         """Standardised float32 batch, shape (B, C, H, W), channels last, of pixels, binned ones included.
 
-        Pixels and plate indices may be on the device or the host. The generator draws the jitter, on the CPU; None for none.
+        Pixels and plate indices may be on the device or the host. The generator draws jitter and noise, on the CPU; None for none.
         """
         if self.device.type == "cpu":
             x = empty_tensor(tuple(pixels_BCHW.shape), torch.float32, channels_last=True).copy_(pixels_BCHW)
@@ -76,36 +81,48 @@ class Standardiser:
                 torch.float32, memory_format=torch.channels_last, copy=pixels_BCHW.dtype == torch.float32
             )
         mean_BC, std_BC = self._own(x) if self._own else self._statistics(plate_B)
-        if generator is not None and self._jitter > 0:
-            mean_factor_BC, std_factor_BC = self._factors(mean_BC, generator)
+        noise_BC = None
+        if generator is not None and (self._jitter or self._noise):
+            mean_factor_BC, std_factor_BC, noise_BC = self._drawn(mean_BC, generator)
             mean_BC, std_BC = mean_BC * mean_factor_BC, std_BC * std_factor_BC
         scale_BC = 1.0 / std_BC
-        # One fused multiply-add over the pixels, in place: x * scale - mean * scale.
-        return torch.addcmul((-mean_BC * scale_BC)[:, :, None, None], x, scale_BC[:, :, None, None], out=x)
+        shift_BC = -mean_BC * scale_BC
+        if noise_BC is not None:
+            shift_BC = shift_BC + noise_BC
+        # One fused multiply-add over the pixels, in place.
+        return torch.addcmul(shift_BC[:, :, None, None], x, scale_BC[:, :, None, None], out=x)
 
     def jittered(self, x_BCHW: Tensor, plate_B: Tensor, generator: Generator) -> Tensor:
-        """A standardised batch as if mean and std had been jittered: an affine map of each image's channels.
+        """One view's batch as if it had been standardised with jitter and noise: an affine map of each image's channels.
 
-        (x std + mean - mean (1 + a)) / (std (1 + b)) = (x - a mean / std) / (1 + b).
+        (x std + mean - mean (1 + a)) / (std (1 + b)) = (x - a mean / std) / (1 + b). The batch itself if images have theirs
+        already.
         """
-        if self._jitter == 0:
+        if self.per_image or not (self._jitter or self._noise):
             return x_BCHW
         mean_BC, std_BC = self._statistics(plate_B)
-        mean_factor_BC, std_factor_BC = self._factors(mean_BC, generator)
+        mean_factor_BC, std_factor_BC, noise_BC = self._drawn(mean_BC, generator)
         shift_BC = (mean_factor_BC - 1.0) * mean_BC / std_BC
         scale_BC = 1.0 / std_factor_BC
-        return torch.addcmul((-shift_BC * scale_BC)[:, :, None, None], x_BCHW, scale_BC[:, :, None, None])
+        shift_BC = -shift_BC * scale_BC
+        if noise_BC is not None:
+            shift_BC = shift_BC + noise_BC
+        return torch.addcmul(shift_BC[:, :, None, None], x_BCHW, scale_BC[:, :, None, None])
 
     def _statistics(self, plate_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each image's domain, on the device."""
         plate_B = to_device(plate_B, self.device)
         return self._mean_PC[plate_B], self._std_PC[plate_B]
 
-    def _factors(self, like_BC: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """1 + U(-jitter, jitter) for mean and standard deviation, in one copy to the device."""
-        uniform_2BC = torch.stack([torch.rand(like_BC.shape, generator=generator) for _ in ("mean", "std")])
-        mean_factor_BC, std_factor_BC = to_device(1.0 + self._jitter * (2.0 * uniform_2BC - 1.0), self.device)
-        return mean_factor_BC, std_factor_BC
+    def _drawn(self, like_BC: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Factors of mean and standard deviation, 1 + U(-jitter, jitter), and noise if any, in one copy to the device."""
+        shape, drawn = like_BC.shape, [torch.ones(like_BC.shape)] * 2
+        if self._jitter:
+            drawn = [1.0 + self._jitter * (2.0 * torch.rand(shape, generator=generator) - 1.0) for _ in ("mean", "std")]
+        if self._noise:
+            drawn.append(self._noise * torch.randn(shape, generator=generator))
+        mean_factor_BC, std_factor_BC, *noise = to_device(torch.stack(drawn), self.device)
+        return mean_factor_BC, std_factor_BC, noise[0] if noise else None
 
 
 def own_statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,8 +184,8 @@ class Images:
 
         Args:
             sites: the sites of each batch.
-            generators: draw random crops and the jitter, on the CPU, used in turn; none for crops at the centre without jitter.
-            jitter: whether they draw the jitter too.
+            generators: draw random crops, jitter and noise, on the CPU, used in turn; none for crops at the centre alone.
+            jitter: whether they draw jitter and noise, too.
             corners: of the crops of every image; a batch comes once for each. None takes the centre's.
         """
         upload = Upload(self.device)
@@ -246,6 +263,8 @@ def open_images(
             standardise.jitter,
             device,
             own if standardise.domain == "image" else None,
+            standardise.channel_noise,
+            standardise.jitter_per == "image",
         ),
         augment=settings.augment,
         batch_norm=settings.batch_norm,

@@ -181,7 +181,8 @@ def adaptive_logits(
             for _ in range(passes):
                 sites = random_site_batches(table, [wells[part] for part in rows], rng)
                 # Where images are larger than the networks' input, each pass sees another crop of them.
-                batches = images.batches([sites[k] for k in own], (generator,), jitter=False)
+                jitter = images.standardise.per_image
+                batches = images.batches([sites[k] for k in own], (generator,), jitter=jitter)
                 for k, (_, x) in zip(own, batches, strict=True):
                     part = rows[k]
                     # BatchNorm cannot normalise a single value, which a batch of one image may be at 1 x 1 pixels.

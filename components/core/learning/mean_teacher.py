@@ -134,8 +134,8 @@ class PairEpoch:
         # Wells of the epoch are copied to the device at once.
         well_S = torch.from_numpy(images.table.well_S[concatenated(flat)]).to(images.device)
         wells = iter(torch.split(well_S, [len(sites) for sites in flat]))
-        # Each view has its own jitter, and all see one crop.
-        taken = images.batches(flat, self._random.of_views, jitter=False)
+        # All views see one crop.
+        taken = images.batches(flat, self._random.of_views, jitter=images.standardise.per_image)
         statistics = StatisticsOfParts([pair.student, pair.teacher], len(self._slots.own))
         meter.start()
         pair.student.train()
@@ -196,7 +196,7 @@ class PairEpoch:
         of_all = self._slots.weight(len(x), sum(sizes))
         domains = [self._slots.domains_of_part(each) for each in batch.domains]
         if labelled:
-            # Each view has its own jitter, so student and teacher see different noise.
+            # Each view has its own jitter, so that student and teacher see different noise, unless images have theirs.
             normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
             with several_domains(pair.student, domains[0]):
                 view = normal_view(normal_L, images.augment, generator)

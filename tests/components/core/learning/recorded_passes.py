@@ -45,14 +45,16 @@ class Pass:
         return {VIEWS[round(value) // MARK] for value in self.x_BC[:, 0].tolist()}
 
 
-def numbered(images: Images, domain: str = "none", jitter: float = 0.0, domains_per_step: int = 1) -> Images:
+def numbered(
+    images: Images, domain: str = "none", jitter: float = 0.0, domains_per_step: int = 1, per_image: bool = False
+) -> Images:
     """Every pixel of well w is w + 1, which standardisation changes only by the factor of the jitter."""
     table = images.table
     assert table.wells < MARK
     plates = len(table.plate_name_P)
     return replace(
         reading(images, lambda sites: table.well_S[sites] + 1),
-        standardise=Standardiser(torch.zeros(plates, 6), torch.ones(plates, 6), jitter, CPU),
+        standardise=Standardiser(torch.zeros(plates, 6), torch.ones(plates, 6), jitter, CPU, per_image=per_image),
         batch_norm=BatchNormConfig(domain=domain, domains_per_step=domains_per_step),
     )
 

@@ -17,6 +17,7 @@ from tests.components.core.learning.tiny_networks import STILL
 
 VIEWS = [easy_view, normal_view, hard_view]
 ALL_OF_IT = AugmentConfig(geometric_probability=1.0, erase_probability=1.0)
+UNIFORM = AugmentConfig(erase_probability=1.0, erase_uniform_aspect=True)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -79,25 +80,46 @@ def plain_view(name_, x, config, generator):
     moved_B = uniform(0.0, 1.0) < config.geometric_probability
     range_B2 = torch.stack([1.0 / (scale_B * root_B), root_B / scale_B], 1)
     range_B2[~moved_B], shift_B2[~moved_B] = 1.0, 0.0
+    crop = None
     if name_ == "hard_view":
         side_B = uniform(*config.crop)
         corner_B2 = torch.stack([uniform(-1.0, 1.0) for _ in "xy"], 1) * (1.0 - side_B)[:, None]
-        shift_B2, range_B2 = shift_B2 + range_B2 * corner_B2, range_B2 * side_B[:, None]
-        moved_B[:] = True
+        if config.erase_before_crop:
+            crop = torch.cat([torch.diag_embed(side_B[:, None].expand(-1, 2)), corner_B2[:, :, None]], 2)
+        else:
+            shift_B2, range_B2 = shift_B2 + range_B2 * corner_B2, range_B2 * side_B[:, None]
+            moved_B[:] = True
     theta_B23 = torch.cat([torch.diag_embed(range_B2), shift_B2[:, :, None]], 2)
     grid = functional.affine_grid(theta_B23, list(x.shape), align_corners=False)
     x = torch.where(moved_B[:, None, None, None], functional.grid_sample(x, grid, align_corners=False), x)
     if name_ == "easy_view":
         return x
-    area_B = uniform(*config.erase_area) * (h * w)
-    aspect_B = torch.exp(uniform(math.log(config.erase_aspect[0]), math.log(config.erase_aspect[1])))
+    if config.erase_uniform_aspect:
+        tries = torch.rand(2, 10, b, generator=generator)
+        bounds = torch.tensor([config.erase_area, config.erase_aspect])[:, :, None, None]
+        area_TB, aspect_TB = bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) * tries
+        fitting = [
+            next(
+                (k for k in range(10) if max(area_TB[k, n] * aspect_TB[k, n], area_TB[k, n] / aspect_TB[k, n]) <= 1), 0
+            )
+            for n in range(b)
+        ]
+        area_B, aspect_B = area_TB[fitting, range(b)] * (h * w), aspect_TB[fitting, range(b)]
+    else:
+        area_B = uniform(*config.erase_area) * (h * w)
+        aspect_B = torch.exp(uniform(math.log(config.erase_aspect[0]), math.log(config.erase_aspect[1])))
     rows_B, columns_B = torch.sqrt(area_B * aspect_B).clamp(max=h), torch.sqrt(area_B / aspect_B).clamp(max=w)
     top_B, left_B = uniform(0.0, 1.0) * (h - rows_B), uniform(0.0, 1.0) * (w - columns_B)
     chosen_B = uniform(0.0, 1.0) < config.erase_probability
     centre = torch.arange(h) + 0.5
     in_rows = (centre >= top_B[:, None]) & (centre < (top_B + rows_B)[:, None]) & chosen_B[:, None]
     in_columns = (centre >= left_B[:, None]) & (centre < (left_B + columns_B)[:, None])
-    return x.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+    x = x.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+    if crop is not None:
+        x = functional.grid_sample(
+            x, functional.affine_grid(crop, list(x.shape), align_corners=False), align_corners=False
+        )
+    return x
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -108,10 +130,41 @@ def test_views_equal_the_plain_definition_bit_for_bit(view, seed, b, size, last)
     if last:
         x = x.to(memory_format=torch.channels_last)
     before = x.clone()
-    for config in (AugmentConfig(), ALL_OF_IT, STILL):
+    for config in (AugmentConfig(), ALL_OF_IT, STILL, UNIFORM):
         expected = plain_view(view.__name__, x, config, generator(seed))
         assert torch.equal(view(x, config, generator(seed)), expected)
     assert torch.equal(x, before)
+
+
+def test_a_hard_view_may_be_erased_before_its_crop():
+    """White images: but for a pixel at the rectangle's edges, which is sharp, as if erased images were cropped."""
+    x = torch.ones(60, 1, 48, 48)
+    config = AugmentConfig(geometric_probability=0.0, erase_probability=0.7, crop=(0.5, 0.9), erase_before_crop=True)
+    seen, expected = hard_view(x, config, generator(3)), plain_view("hard_view", x, config, generator(3))
+    around = functional.pad(expected, (1, 1, 1, 1), mode="replicate")
+    highest, lowest = functional.max_pool2d(around, 3, 1), -functional.max_pool2d(-around, 3, 1)
+    within = (highest - lowest < 1e-4) & (expected.round() - expected).abs().lt(1e-4)
+    torch.testing.assert_close(seen[within], expected[within], atol=1e-4, rtol=0)
+    assert within.float().mean() > 0.9
+    assert 0.05 < (seen == 0).float().mean() < 0.4
+    after = hard_view(x, config.model_copy(update={"erase_before_crop": False}), generator(3))
+    assert (seen != after).float().mean() > 0.05
+
+
+def test_a_uniform_aspect_ratio_is_uniform_and_its_rectangles_are_whole():
+    ones = torch.ones(4000, 1, 64, 64)
+
+    def drawn(config):
+        erased = normal_view(ones, config.model_copy(update={"geometric_probability": 0.0}), generator())[:, 0] == 0
+        rows, columns = erased.any(2).sum(1).float(), erased.any(1).sum(1).float()
+        return rows, columns, rows / columns
+
+    rows, columns, aspect = drawn(UNIFORM)
+    assert ((rows == 64) | (columns == 64)).float().mean() < 0.01
+    middle = aspect[(rows * columns < 0.25 * 64**2) & (rows * columns > 0.05 * 64**2)]  # none of which is drawn again
+    for share in (0.25, 0.5, 0.75):
+        assert float(middle.quantile(share)) == pytest.approx(0.3 + 3.0 * share, rel=0.08)
+    assert float(drawn(ALL_OF_IT)[2].median()) == pytest.approx(1.0, rel=0.08)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -120,7 +173,8 @@ def test_the_gpu_path_equals_the_cpu_path(view, size, monkeypatch):
     """What a GPU does, on the CPU: equal within the rounding of coordinates, a ten-thousandth of a pixel."""
     x = images(24, size, 3).to(memory_format=torch.channels_last)
     erased = AugmentConfig(geometric_probability=0.0, erase_probability=1.0, crop=(1.0, 1.0))
-    for config in (AugmentConfig(), ALL_OF_IT, STILL, erased):
+    before = ALL_OF_IT.model_copy(update={"erase_uniform_aspect": True, "erase_before_crop": True})
+    for config in (AugmentConfig(), ALL_OF_IT, STILL, erased, before):
         by_parts = view(x, config, generator(7))
         with monkeypatch.context() as patch:
             patch.setattr(augmentation, "_viewed_by_parts", augmentation._viewed_at_once)

@@ -42,14 +42,29 @@ def test_a_screens_images_are_standardised_by_their_domain(screen, domain):
 
 def test_jitter_after_standardising_is_jitter_of_mean_and_deviation():
     mean_PC, std_PC = torch.tensor([[10.0, 40.0]]), torch.tensor([[4.0, 9.0]])
-    standardise = Standardiser(mean_PC, std_PC, 0.1, CPU)
     pixels = torch.randint(0, 256, (50, 2, 3, 3), dtype=torch.uint8)
     plate_B = torch.zeros(50, dtype=torch.long)
-    at_once = standardise(pixels, plate_B, torch.Generator().manual_seed(7))
-    afterwards = standardise.jittered(standardise(pixels, plate_B), plate_B, torch.Generator().manual_seed(7))
-    torch.testing.assert_close(afterwards, at_once, atol=1e-4, rtol=1e-4)
-    still = Standardiser(mean_PC, std_PC, 0.0, CPU)
-    assert still.jittered(at_once, plate_B, torch.Generator()) is at_once
+    for jitter, noise in ((0.1, 0.0), (0.1, 0.3), (0.0, 0.3)):
+        standardise = Standardiser(mean_PC, std_PC, jitter, CPU, noise=noise)
+        at_once = standardise(pixels, plate_B, torch.Generator().manual_seed(7))
+        afterwards = standardise.jittered(standardise(pixels, plate_B), plate_B, torch.Generator().manual_seed(7))
+        torch.testing.assert_close(afterwards, at_once, atol=1e-4, rtol=1e-4)
+    for unchanged in (Standardiser(mean_PC, std_PC, 0.0, CPU), Standardiser(mean_PC, std_PC, 0.1, CPU, per_image=True)):
+        assert unchanged.jittered(at_once, plate_B, torch.Generator()) is at_once
+
+
+def test_channel_noise_is_one_gaussian_number_an_image_and_channel():
+    quiet, noisy = (
+        Standardiser(torch.full((1, 6), 9.0), torch.full((1, 6), 4.0), 0.0, CPU, noise=s) for s in (0.0, 0.3)
+    )
+    pixels, plate_B = torch.randint(0, 99, (2000, 6, 2, 2), dtype=torch.uint8), torch.zeros(2000, dtype=torch.long)
+    added = noisy(pixels, plate_B, torch.Generator().manual_seed(7)) - quiet(pixels, plate_B)
+    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added), atol=1e-5, rtol=0)
+    noise_BC = added[:, :, 0, 0]
+    assert float(noise_BC.std()) == pytest.approx(0.3, rel=0.02)
+    assert abs(float(noise_BC.mean())) < 0.01
+    assert (torch.corrcoef(noise_BC.T) - torch.eye(6)).abs().max() < 0.1, "drawn for each channel"
+    assert torch.equal(noisy(pixels, plate_B), quiet(pixels, plate_B)), "only in training"
 
 
 def test_jitter_stays_within_its_bounds_and_follows_the_generator():

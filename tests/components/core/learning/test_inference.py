@@ -117,6 +117,17 @@ def test_adaptive_logits_normalise_by_each_plates_own_batch(images: Images, netw
     assert np.abs(alone_WK - well_logits(network, steady, alone, 1, 16, K)).max() > 0.1
 
 
+@pytest.mark.parametrize("per_image", [False, True])
+def test_adaptive_passes_have_jitter_only_if_images_do(images: Images, network, per_image, monkeypatch):
+    monkeypatch.setattr("components.core.learning.inference.easy_view", lambda x, *_: x)
+    passes = recorded(network)
+    adapted(network, numbered(images, jitter=0.1, per_image=per_image), np.arange(10), passes=2)
+    x_BC = np.concatenate([one.x_BC for one in passes])
+    factor_BC = x_BC / (np.tile(np.arange(10), 2)[:, None] + 1.0)
+    assert np.array_equal(factor_BC, np.ones_like(factor_BC)) == (not per_image)
+    assert (np.abs(1.0 / factor_BC - 1.0) <= 0.1 + 1e-6).all()
+
+
 def test_too_few_wells_for_statistics_of_their_own_use_running_statistics(images: Images, network, monkeypatch):
     monkeypatch.setattr("components.core.learning.inference.easy_view", lambda x, *_: x)
     steady, few, enough = one_site_a_well(images), np.array([0, 1, 2]), np.array([0, 1, 2, 3])

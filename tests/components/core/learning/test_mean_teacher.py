@@ -89,6 +89,18 @@ def test_each_pass_is_jittered_by_itself(images, wells, monkeypatch):
         assert (every.x_BC != taught.x_BC).all()
 
 
+def test_passes_share_an_images_jitter_if_configured(images, wells, monkeypatch):
+    leave_views_out(monkeypatch, mean_teacher)
+    plain = passes_of(numbered(images), wells)
+    supervised, second, teacher = passes_of(numbered(images, jitter=0.1, per_image=True), wells)
+    for labelled, every, taught, clean in zip(supervised, second, teacher, plain[1], strict=True):
+        assert np.array_equal(every.x_BC, taught.x_BC)
+        assert np.array_equal(every.x_BC[: len(labelled.x_BC)], labelled.x_BC)
+        factor_BC = every.x_BC / clean.x_BC
+        assert (np.abs(1.0 / factor_BC - 1.0) <= 0.1 + 1e-6).all()
+        assert len(np.unique(factor_BC.round(6))) > 0.9 * factor_BC.size, "drawn for each image and channel"
+
+
 @pytest.mark.parametrize("domain", ["plate", "experiment"])
 def test_every_pass_holds_one_domain_if_batches_do(images, wells, domain, monkeypatch):
     leave_views_out(monkeypatch, mean_teacher)
