@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from components.core.config import AugmentConfig
-from components.core.prior.balancing import greedy_balance
 from components.core.storage.object_store import ObjectStore
-from tests.bench import balancing, loading, packing
+from tests.bench import loading, packing
 from tests.bench.baseline import PngSites
 from tests.bench.sites import write_screen
 from tests.tiny_screen import write_png
@@ -80,11 +79,3 @@ def test_the_highest_rate_excludes_batches_read_ahead(monkeypatch: pytest.Monkey
 
     found = loading.highest_rate(feed(), guess)
     assert found == pytest.approx(loading.BATCH / 0.008, rel=0.1)
-
-
-@pytest.mark.parametrize(("step", "iterations"), [(0.01, 300), (0.1, 2000)])
-def test_the_plain_greedy_search_agrees_with_the_incremental_one(step: float, iterations: int):
-    log_prob_WK = balancing.plate(3, 3.0, size=40)
-    weight_K = greedy_balance(log_prob_WK, step, iterations)
-    assert weight_K.min() < 0
-    np.testing.assert_allclose(balancing.searched(log_prob_WK, step, iterations), log_prob_WK + weight_K, atol=1e-9)

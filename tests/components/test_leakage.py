@@ -44,7 +44,7 @@ LAST = changed(
     embeddings={"enabled": False},
 )
 WELLS = changed(LAST, folds={"split": "well"}, prior={"enabled": False}, batch_norm={"domain": "plate"})
-BEST = changed(LAST, pretrain={"selection": "group"}, mean_teacher={"selection": "group"})
+BEST = changed(LAST, pretrain={"selection": "balanced"}, mean_teacher={"selection": "balanced"})
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,18 @@ def test_validation_labels_choose_among_the_same_epochs(tmp_path, screens):
         assert trained.weights[name] in candidates
         losses.add(tuple(trained.losses))
     assert len(losses) == 1
+
+
+def test_labels_of_unlabelled_wells_select_nothing(tmp_path, screens):
+    screen = screens["experiment"]
+    hidden = relabelled(screen.training, lambda plate, _: not plate.labelled)
+    assert hidden != screen.training
+    found = [
+        train(tmp_path / seen.digest(), BEST, Screen(screen.store, seen, screen.holdout))
+        for seen in (screen.training, hidden)
+    ]
+    assert None not in found[0].accuracies
+    assert found[0] == found[1]
 
 
 def test_validation_labels_do_not_change_mean_teacher_epochs_without_pseudo_labels(tmp_path, screens):

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.config import PriorConfig
-from components.core.prior.balancing import balanced
+from components.core.prior.balancing import weights_over_wells, without_bias
 from components.core.prior.plate_groups import PlateGroups
 
 Selection = Literal["balanced", "group", "raw"]
@@ -48,7 +47,6 @@ def selection_accuracy(
     experiments_W: Sequence[str],
     plates_W: Sequence[str],
     groups: PlateGroups | None,
-    prior: PriorConfig,
 ) -> float:
     """Validation top-1 that selects a checkpoint.
 
@@ -56,15 +54,16 @@ def selection_accuracy(
     training would make epochs incomparable.
 
     Args:
-        kind: `raw`, arg-max over all treatments; `group`, over the group of the well's plate; `balanced`, after balancing
-            of every plate over its group.
+        kind: `raw`, arg-max over all treatments; `group`, over the group of the well's plate; `balanced`, the same after a
+            softmax over the wells of the plate in place of the group's treatments.
         logits_WK: logits of the treatment classes, (W, K), at least one well.
         truth_W: true treatment class of each well.
         experiments_W: the experiment of each well.
         plates_W: the plate of each well.
         groups: the plate groups; None if the screen has no plate design or the prior is off. Then every kind is raw, because
             a balance would expect every perturbation equally often on a plate.
-        prior: method and limits of balancing.
+
+    Source: `balanced` is the score that selects checkpoints in the CellSignal 2nd-place method, by its description.
     """
     if kind == "raw" or groups is None:
         return top1(logits_WK.argmax(axis=1), truth_W)
@@ -79,6 +78,6 @@ def selection_accuracy(
         # A plate holds one group; the majority decides, so that one mislabelled well does not move the plate.
         group = np.bincount(group_K[truth_W[wells_w]]).argmax()
         classes_k = np.flatnonzero(group_K == group)
-        balanced_wk = balanced(logits_WK[np.ix_(wells_w, classes_k)].astype(np.float64), prior)
-        predicted_W[wells_w] = classes_k[balanced_wk.argmax(axis=1)]
+        logits_wk = without_bias(logits_WK[np.ix_(wells_w, classes_k)])
+        predicted_W[wells_w] = classes_k[(logits_wk + weights_over_wells(logits_wk)).argmax(axis=1)]
     return top1(predicted_W, truth_W)

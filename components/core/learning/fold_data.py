@@ -125,7 +125,6 @@ def validation_score(
     screen: Manifest,
     wells: NDArray[np.intp],
     groups: PlateGroups | None,
-    prior: PriorConfig,
     selection: Selection,
 ) -> Callable[[NDArray[np.float32]], float]:
     """The accuracy of the validation wells, as a function of their logits over all classes; raw without `groups`."""
@@ -135,7 +134,7 @@ def validation_score(
     plates_W = table.plate_name_P[table.plate_W[wells]].tolist()
     kind: metrics.Selection = "group" if selection == "last" else selection
     return lambda logits_WK: metrics.selection_accuracy(
-        kind, logits_WK[:, :treatments], truth_W, experiments_W, plates_W, groups, prior
+        kind, logits_WK[:, :treatments], truth_W, experiments_W, plates_W, groups
     )
 
 
@@ -166,6 +165,6 @@ def open_fold(
     images = open_images(settings, screen, store, pick_device(), team)
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
-    score = validation_score(images.table, screen, wells.validation, groups, settings.prior, selection)
+    score = validation_score(images.table, screen, wells.validation, groups, selection)
     classes = len(screen.vocabulary.classes)
     return FoldData(images, wells, groups, Validation(wells.validation, score, settings.predict.batch_size, classes))

@@ -25,6 +25,8 @@ WIDEST = {np.float32: 30.0, np.float64: 345.0}
 SINGLE_PRECISION = 2e-5
 # Logits of a network's classes are correlated. They count as at most so many independent ones where chance is judged.
 MOST_INDEPENDENT = 50
+# Halvings of the greedy search's step.
+HALVINGS = 10
 # An extrapolation after every PERIOD sweeps, from MEMORY differences between sweeps.
 PERIOD, MEMORY = 4, 6
 
@@ -220,32 +222,55 @@ def _sweep(
                 log_K, least = further_K, dual - slack
 
 
+def weights_over_wells(log_prob_WK: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Log class weights, (K,), that make a softmax over wells of one over classes: the columns then sum to 1.
+
+    Half a sweep of Sinkhorn's. Missing wells, W < K, hold an even share of every column, so that a single well keeps its arg-max.
+
+    Args:
+        log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
+    """
+    wells, perturbations = log_prob_WK.shape
+    log_sum_K = _log_sum_exp(log_prob_WK.astype(np.float64))
+    if wells < perturbations:
+        even = scipy.special.logsumexp(log_sum_K) - np.log(wells * perturbations)
+        log_sum_K = np.logaddexp(log_sum_K, even + np.log(perturbations - wells))
+    return -log_sum_K
+
+
 def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: int) -> NDArray[np.float64]:
     """Log class weights, (K,), that spread arg-max predictions evenly, by lowering the most predicted class again and again.
 
+    The search begins at a softmax over wells and returns the best weights it met: those with the smallest sum of squared
+    numbers of predictions.
+
     Args:
-        log_prob_WK: natural-log probabilities, shape (W, K).
-        step: how much one step lowers a log weight, nats.
+        log_prob_WK: natural-log probabilities, shape (W, K), finite.
+        step: how much a step lowers a log weight at first, nats; halved HALVINGS times, after equal numbers of steps.
         iterations: number of steps; it stops early if no class is predicted more than ceil(W/K) times.
 
-    Source: the CellSignal 2nd-place method.
+    Source: the description of the CellSignal 2nd-place method's search.
     """
     wells, perturbations = log_prob_WK.shape
-    log_weight_K = np.zeros(perturbations)
-    weighted_WK = log_prob_WK.astype(np.float64)
-    best_W = weighted_WK.argmax(axis=1)
-    predicted_K = np.bincount(best_W, minlength=perturbations)
-    for _ in range(iterations):
-        most = int(predicted_K.argmax())
-        if predicted_K[most] <= -(-wells // perturbations):
+    log_weight_K = weights_over_wells(log_prob_WK)
+    weighted_WK = log_prob_WK + log_weight_K
+    predicted_W = weighted_WK.argmax(axis=1)
+    best_K, least = log_weight_K, np.inf
+    for done in range(iterations + 1):
+        count_K = np.bincount(predicted_W, minlength=perturbations)
+        spread = int(count_K @ count_K)
+        if spread < least:
+            best_K, least = log_weight_K.copy(), spread
+        most = int(count_K.argmax())
+        if done == iterations or count_K[most] <= -(-wells // perturbations):
             break
-        log_weight_K[most] -= step
-        weighted_WK[:, most] -= step
+        lowered = step / 2.0 ** (done * (HALVINGS + 1) // iterations)
+        log_weight_K[most] -= lowered
+        weighted_WK[:, most] -= lowered
         # A lowered class can only lose wells, so the others keep their arg-max.
-        losing_w = np.flatnonzero(best_W == most)
-        best_W[losing_w] = weighted_WK[losing_w].argmax(axis=1)
-        predicted_K = np.bincount(best_W, minlength=perturbations)
-    return log_weight_K
+        losing_w = np.flatnonzero(predicted_W == most)
+        predicted_W[losing_w] = weighted_WK[losing_w].argmax(axis=1)
+    return best_K
 
 
 def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:

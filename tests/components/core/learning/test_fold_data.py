@@ -7,13 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from components.core.config import PriorConfig
 from components.core.errors import InputError
+from components.core.evaluation.metrics import selection_accuracy
 from components.core.learning import fold_data
 from components.core.learning.fold_data import fold_wells, groups_of_fold, open_fold, validation_score
 from components.core.learning.images import Images, open_images
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.core.prior.plate_groups import PlateGroups
 from components.core.screen.packed import TREATMENT
 from tests.components.core.learning.tiny_networks import CPU, RUN, changed
 from tests.tiny_screen import TREATMENTS
@@ -120,7 +123,7 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
         other_group_WK[row, other] = 9.0
 
     def score(kind, logits_WK, of=groups):
-        return validation_score(table, manifest, wells, of, PRIOR, kind)(logits_WK)
+        return validation_score(table, manifest, wells, of, kind)(logits_WK)
 
     assert [score(kind, right_WK) for kind in ("raw", "group", "balanced")] == [1.0, 1.0, 1.0]
     assert [score(kind, other_group_WK) for kind in ("raw", "group", "balanced")] == [0.0, 1.0, 1.0]
@@ -134,6 +137,31 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
     assert score("balanced", leaning_WK) == 1.0
     # Without a plate design, or with the prior off, perturbations may be on a plate several times, or not at all.
     assert score("balanced", leaning_WK, of=None) == score("raw", leaning_WK) < 1.0
+
+
+def test_balanced_selection_is_a_softmax_over_the_wells_of_each_plate():
+    size = 60
+    groups = PlateGroups(("1", "2"), (np.arange(0, 2 * size, 2), np.arange(1, 2 * size, 2)), {})
+    rng = np.random.default_rng(3)
+    truth_W = np.concatenate([rng.permutation(members) for members in groups.members])
+    logits_WK = 1.5 * (rng.standard_normal((2 * size, 2 * size)) + rng.standard_normal(2 * size))
+    logits_WK[np.arange(2 * size), truth_W] += 4.5
+    plates_W = np.repeat(["1", "2"], size).tolist()
+
+    def score(kind, rows_W, logits_WK=logits_WK):
+        plates = [plates_W[n] for n in rows_W]
+        return selection_accuracy(kind, logits_WK[rows_W], truth_W[rows_W], ["E-1"] * len(rows_W), plates, groups)
+
+    everyone = np.arange(2 * size)
+    right = [
+        (members[softmax(logits_WK[rows][:, members], axis=0).argmax(axis=1)] == truth_W[rows]).mean()
+        for members, rows in zip(groups.members, (everyone[:size], everyone[size:]), strict=True)
+    ]
+    assert score("balanced", everyone) == pytest.approx(np.mean(right))
+    assert score("balanced", everyone) > score("group", everyone) + 0.05
+    # A softmax over single wells would predict the first class of the group for all of them.
+    sure_WK = logits_WK + 20.0 * (np.arange(2 * size) == truth_W[:, None])
+    assert score("balanced", np.array([0, size]), sure_WK) == 1.0
 
 
 UNUSUAL = changed(
