@@ -411,8 +411,8 @@ class PriorConfig(FrozenModel):
     )
     balancing: Literal["sinkhorn", "greedy"] = Field(
         "sinkhorn",
-        description="how a plate's probabilities are balanced: Sinkhorn, or the published greedy search, a factor of 20 slower and "
-        "with confidences that fall short by up to 0.15 where the networks are right in about half of the wells",
+        description="how a plate's probabilities are balanced: Sinkhorn, or the published greedy search, which is slower "
+        "and whose confidences fall up to 0.15 short of the share that is right on hard, nearly complete plates",
     )
     greedy_step: Positive = Field(
         1.0,
