@@ -93,7 +93,7 @@ def test_rejects_a_file_that_is_not_text_or_missing(tmp_path):
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"run\.yaml: not UTF-8 text"):
         RunConfig.load(str(tmp_path / "run.yaml"))
-    with pytest.raises(InputError, match=r"config 'nowhere': no such file, nor one of .* \(demo, "):
+    with pytest.raises(InputError, match=r"config 'nowhere': no such file, nor one of .*\bdemo, "):
         find_config("nowhere")
 
 
