@@ -17,6 +17,7 @@ import numpy as np
 from components.core.config import MeanTeacherConfig, RunConfig
 from components.core.errors import InputError
 from components.core.label_tables import matched_labels, read_label_table
+from components.core.learning.sphering import check_sphering
 from components.core.learning.warm_start import check_networks
 from components.core.prior.pseudo_labels import read_fused_labels
 from components.core.screen.folds import assign_folds, screen_folds
@@ -84,6 +85,7 @@ def check_configured(config: RunConfig, found: Screen, truth: Path | None) -> No
     """
     _check_ratio(config)
     check_controls(found.plates, config.standardise, config.batch_norm)
+    check_sphering(found.plates, config.embeddings, config.backbones)
     check_folds(config, found.training_experiments())
     screen_folds(found.training_plates, config.folds)
     if truth is not None:

@@ -16,6 +16,7 @@ from components.core import progress
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.files import write_atomically
+from components.core.learning.sphering import check_sphering
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.plate_groups import WITHOUT_DESIGN, check_design
 from components.core.registry.model_manifest import ModelManifest
@@ -96,6 +97,7 @@ def run(
     check_scored(scored_by_tables(screen, folds, well_folds))
 
     check_controls(screen.plates, config.standardise, config.batch_norm)
+    check_sphering(screen.plates, config.embeddings, config.backbones)
     given = config.screen.image_shape if config.screen.image_size is not None else None
     packing = Packing(source, image_form(source, screen, given), config.pack, store)
     try:
@@ -164,6 +166,7 @@ def run_new_plates(
     screen = plates_for(model, source, experiments, any_cell_type, config.screen)
     plates = screen.plates
     check_controls(plates, config.standardise, config.batch_norm)
+    check_sphering(plates, config.embeddings, config.backbones)
     packing = Packing(source, image_form(source, screen, model.image_shape), config.pack, store)
     packed, warnings = _pack(packing, screen)
     seen = seen_before(model, plates)

@@ -13,6 +13,7 @@ from typing import Any
 
 from components.core.config import FrozenModel, RunConfig, StoreConfig, parse
 from components.core.errors import InputError
+from components.core.learning.sphering import check_sphering
 from components.core.registry.champion import read_champion
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.registry.new_plates import check_first_image, plates_for
@@ -150,6 +151,7 @@ def check_prediction(
     plates = screen.plates
     cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
     config = _steps_config(model, request, chosen, cell_types)
+    check_sphering(plates, config.embeddings, config.backbones)
     check_first_image(model, source, screen, config.pack.bits)
     if truth is not None:
         others = read_new_plates(source, (), form, images=False).plates if request.experiments else ()

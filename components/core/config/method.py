@@ -383,6 +383,16 @@ class EmbeddingsConfig(FrozenModel):
         True, description="whether to write embeddings of all wells as Parquet files, by cell type, fold and backbone"
     )
     views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
+    sphering: Literal["none", "controls"] = Field(
+        "none",
+        description="controls: plates are centred on their control wells, and the covariance of the controls within plates becomes "
+        "the identity (typical variation normalisation, Ando et al. 2017, bioRxiv 161422)",
+    )
+    shrinkage: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0,
+        description="for sphering: share of the controls' covariance that is replaced by its mean variance in all directions; 0 "
+        "needs more control wells than the embedding has numbers",
+    )
 
 
 class PriorConfig(FrozenModel):

@@ -23,6 +23,7 @@ from components.core.learning.images import Images, open_images
 from components.core.learning.inference import well_outputs
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
+from components.core.learning.sphering import sphered
 from components.core.learning.step_settings import InferSettings, LearningSettings
 from components.core.learning.team import ALONE, Team
 from components.core.screen.packed import ROLES, TREATMENT, SiteTable
@@ -106,12 +107,15 @@ class FoldPrediction:
             weights: the weights that predicted: student, teacher or pretrained.
 
         Raises:
-            InputError: an embedding is not finite.
+            InputError: an embedding is not finite, or there are too few controls for sphering.
         """
         logits.mkdir(parents=True, exist_ok=True)
         embeddings.mkdir(parents=True, exist_ok=True)
         write_logits(logits, LogitsDirectory(self.logits, meta))
+        sphering = settings.embeddings.sphering
         for backbone, wells in self.embeddings.items():
+            if sphering == "controls":
+                wells = sphered(wells, settings.embeddings.shrinkage)
             write_embeddings(
                 embeddings,
                 wells,
@@ -122,6 +126,7 @@ class FoldPrediction:
                 views=settings.embeddings.views,
                 weights=weights,
                 screen=self.screen,
+                sphering=sphering,
             )
 
 

@@ -140,12 +140,13 @@ def write_embeddings(
     views: int,
     weights: str,
     screen: str,
+    sphering: str = "none",
 ) -> Path:
     """Writes the file of a backbone, cell type and fold; returns its path. The same wells and values give the same bytes.
 
     Not atomic, which is left to the caller. `label` names the column of labels. The file's metadata holds the dihedral views
-    averaged, the weights (student, teacher or pretrained), and the digest of the screen's manifest. InputError if a value is not
-    finite.
+    averaged, the weights (student, teacher or pretrained), the digest of the screen's manifest, and the sphering, if any.
+    InputError if a value is not finite.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -170,6 +171,8 @@ def write_embeddings(
         "cellsignal.weights": weights,
         "cellsignal.screen": screen,
     }
+    if sphering != "none":
+        metadata["cellsignal.sphering"] = sphering
     path = folder / backbone / cell_type / f"fold_{fold}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(

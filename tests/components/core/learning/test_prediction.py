@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from components.core.config import EmbeddingsConfig
 from components.core.learning.fold_data import fold_wells
-from components.core.learning.prediction import held_out_images, predict_fold
+from components.core.learning.prediction import fold_meta, held_out_images, predict_fold
+from components.core.learning.sphering import sphered
 from components.core.learning.step_settings import InferSettings
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run as normalize
@@ -101,3 +103,17 @@ def test_an_embedding_is_the_backbones_mean_output_and_logits_are_the_networks_m
         mean_WK = np.mean([one.logits[role].logits_WK for one in each], axis=0)
         np.testing.assert_allclose(wells.logits_WK, mean_WK, rtol=1e-5, atol=1e-6)
     assert found.logits["holdout"].ids_W == tuple(f"HUVEC-02_{p}_{w}" for p in (1, 2) for w in ("B03", "B04", "C02"))
+
+
+def test_embeddings_are_sphered_in_the_files(screens, tmp_path):
+    found = predicted(screens)
+    meta = fold_meta("HUVEC", 1, False, [])
+    for sphering in ("none", "controls"):
+        config = EmbeddingsConfig(views=4, sphering=sphering, shrinkage=0.1)
+        settings = SETTINGS.model_copy(update={"embeddings": config})
+        found.write(tmp_path / "logits", tmp_path / sphering, meta, settings, "student")
+        table = pq.read_table(tmp_path / sphering / "slim" / "HUVEC" / "fold_1.parquet")
+        own = found.embeddings["slim"]
+        expected = sphered(own, 0.1) if sphering == "controls" else own
+        assert np.array_equal(np.stack(table["embedding"].to_pylist()).astype(np.float32), expected.embedding_WE)
+        assert table.schema.metadata.get(b"cellsignal.sphering") == (b"controls" if sphering == "controls" else None)

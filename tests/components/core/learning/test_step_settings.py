@@ -31,7 +31,7 @@ CHANGES: list[tuple[set[str], str, str]] = [
     ({"pseudo_label"}, "mean_teacher.", "confident_by=epoch pseudo_label_choice=assignment"),
     ({"pseudo_label"}, "mean_teacher.", "pseudo_label_blend=0.5 confident_fractions=[0.5] refresh_epochs=3"),
     ({"pseudo_label", "infer"}, "predict.", "batch_size=7 views=2 weights=teacher"),
-    ({"pseudo_label", "infer"}, "embeddings.", "views=2 enabled=false"),
+    ({"pseudo_label", "infer"}, "embeddings.", "views=2 enabled=false sphering=controls shrinkage=0.1"),
     (ALL, "screen.", "bin=2 crop=16 tile=true"),
     ({"pseudo_label", "infer"}, "screen.", "perturbation_name=compound"),
     (
