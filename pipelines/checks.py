@@ -15,12 +15,13 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from components.core.config import MeanTeacherConfig, RunConfig
+from components.core.config.method import XCEPTION
 from components.core.errors import InputError
 from components.core.label_tables import matched_labels, read_label_table
 from components.core.learning.sphering import check_sphering
 from components.core.learning.warm_start import check_networks
 from components.core.prior.pseudo_labels import read_fused_labels
-from components.core.screen.folds import assign_folds, screen_folds
+from components.core.screen.folds import experiment_folds, screen_folds
 from components.core.screen.histograms import check_controls
 from components.core.screen.inspection import checked_screen
 from components.core.screen.layouts import read_screen
@@ -35,6 +36,8 @@ from components.core.tables import TableFaults
 FUSED = "mean_teacher.fused_labels"
 MOST_SIMULATED_GB = 50
 """A larger simulated screen is probably a mistake; `cellsignal simulate` still writes it."""
+SMALLEST_LIKE_IMAGENET = 224
+"""Side of the networks' input, pixels."""
 
 
 def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> Screen | None:
@@ -123,6 +126,22 @@ def check_start(config: RunConfig) -> None:
         return
     _, source = read_source(ObjectStore(config.store.address), config.init_from)
     check_networks(source, config.backbones, config.head, config.folds.trained, config.screen.cell_types)
+
+
+def weights_remarks(config: RunConfig) -> list[str]:
+    """A warning if the published method's `xception`, which started from ImageNet's weights, starts from random ones.
+
+    Of small images, for which these weights are not known to help, there is none.
+    """
+    if config.init_from or config.screen.input_side < SMALLEST_LIKE_IMAGENET:
+        return []
+    return [
+        f"backbones.{n}.weights is null: {backbone.name} starts from random weights, in the published method from ImageNet's. "
+        "Where the internet is, write them by `python -c \"import timm, torch; torch.save(timm.create_model('legacy_xception', "
+        f"pretrained=True).state_dict(), 'xception.pt')\"`, and set backbones.{n}.weights to the file or its s3:// address"
+        for n, backbone in enumerate(config.backbones)
+        if backbone == XCEPTION
+    ]
 
 
 def _check_ratio(config: RunConfig) -> None:
@@ -271,18 +290,19 @@ def simulated_experiments(config: RunConfig) -> dict[str, list[str]]:
     return {cell_type: [name for name in names if name not in held_out] for cell_type, names in labelled.items()}
 
 
-def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
     """Checks that every trained fold leaves labelled experiments of every cell type to train on.
 
-    `experiments` are the labelled ones that are not held out, by cell type. Returns the fold that validates on each of them; empty
+    `experiments` are the labelled ones that are not held out, by cell type. Returns the folds that validate on each of them; empty
     if folds hold out plates or wells.
 
     Raises:
         InputError: names the fold and the cell type.
     """
-    folds: dict[str, int] = {}
-    if config.folds.split == "experiment" and (config.folds.known or sum(map(len, experiments.values())) != 1):
-        folds = assign_folds(experiments, config.folds.count, config.folds.known, config.folds.seed)
+    folds: dict[str, tuple[int, ...]] = {}
+    given = config.folds.known or config.folds.validation
+    if config.folds.split == "experiment" and (given or sum(map(len, experiments.values())) != 1):
+        folds = experiment_folds(experiments, config.folds)
     for cell_type in config.screen.cell_types:
         names = experiments.get(cell_type, ())
         if not names:
@@ -290,10 +310,10 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
                 f"screen.cell_types: {cell_type} has no labelled experiment that is not held out; "
                 "add one, or remove the cell type from the list"
             )
-        of_type = {folds.get(name) for name in names}
-        if folds and len(of_type) == 1 and not of_type.isdisjoint(config.folds.trained):
+        of_all = [fold for fold in config.folds.trained if folds and all(fold in folds[name] for name in names)]
+        if of_all:
             raise InputError(
-                f"fold {of_type.pop()} validates on all labelled experiments of {cell_type} ({', '.join(names)}) and "
+                f"fold {of_all[0]} validates on all labelled experiments of {cell_type} ({', '.join(names)}) and "
                 "has none to train on; set folds.split to plate or well, add an experiment, or remove the cell type from the "
                 "screen and screen.cell_types"
             )

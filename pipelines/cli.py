@@ -436,7 +436,8 @@ def doctor(
     if set and config is None:
         raise InputError("--set changes a configuration; give --config as well")
     settings = RunConfig.load(config, set or []) if config else RunConfig()
-    raise typer.Exit(run_doctor(with_store(settings, store), endpoint, images, console_of_terminal(), as_json=json))
+    settings, console = with_store(settings, store), console_of_terminal()
+    raise typer.Exit(run_doctor(settings, endpoint, images, console, trains=config is not None, as_json=json))
 
 
 @app.command()

@@ -32,6 +32,7 @@ from components.core.errors import InputError, StepError
 from components.core.files import parse_folder
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_folder
+from pipelines.checks import weights_remarks
 from pipelines.cluster.pod_settings import REQUIRED_KEYS
 from pipelines.cluster.pods import TIMEOUTS, kubernetes_api
 from pipelines.images.code_version import code_version
@@ -68,7 +69,13 @@ class Finding:
 
 
 def run_doctor(
-    config: RunConfig, endpoint: str | None, images: Path | None, console: Console, *, as_json: bool = False
+    config: RunConfig,
+    endpoint: str | None,
+    images: Path | None,
+    console: Console,
+    *,
+    trains: bool = False,
+    as_json: bool = False,
 ) -> int:
     """Prints the findings as lines or as one JSON object; returns the exit code.
 
@@ -77,10 +84,11 @@ def run_doctor(
         endpoint: address of Kubeflow Pipelines; None to check none.
         images: record of the images; None for images.json, if it exists.
         console: where to print.
+        trains: whether the configuration was given, so that a training by it is checked, too.
         as_json: whether to print JSON.
     """
     findings = []
-    for finding in _findings(config, endpoint, images):
+    for finding in (*_findings(config, endpoint, images), *(_weights_findings(config) if trains else ())):
         findings.append(finding)
         if not as_json:
             level = (f"{finding.level:<8}", STYLES[finding.level])
@@ -95,6 +103,11 @@ def run_doctor(
         summary += f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
         console.print(Text(summary, style=STYLES["failed" if failed else "ok"]))
     return FAILED if failed else 0
+
+
+def _weights_findings(config: RunConfig) -> Iterator[Finding]:
+    for remark in weights_remarks(config):
+        yield Finding("initial weights", "warning", remark)
 
 
 def _findings(config: RunConfig, endpoint: str | None, images: Path | None) -> Iterator[Finding]:

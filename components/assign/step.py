@@ -200,18 +200,21 @@ def _wells_and_groups(
     if use != "oof":
         yield np.arange(len(wells.ids_W)), groups
         return
-    fold_W = np.array([manifest.folds[experiment] for experiment in wells.experiments_W], dtype=np.intp)
-    for fold in np.unique(fold_W):
-        training = {experiment for experiment, own in manifest.folds.items() if own != fold}
+    # Of overlapping folds, those that validate on an experiment.
+    folds_W = [tuple(sorted(manifest.validating(experiment))) for experiment in wells.experiments_W]
+    for folds in sorted(set(folds_W)):
+        training = {name for name in manifest.folds if manifest.validating(name).isdisjoint(folds)}
         try:
             known = _learn(prior, manifest, training, warnings)
         except InputError as error:
             if prior.on_low_margin == "refuse":
                 raise
-            warnings.append(f"out-of-fold wells of fold {fold} are predicted without the prior: {error}")
+            warnings.append(
+                f"out-of-fold wells of fold {' and '.join(map(str, folds))} are predicted without the prior: {error}"
+            )
             known = None
         if known is not None:
-            yield np.flatnonzero(fold_W == fold), known
+            yield np.array([k for k, own in enumerate(folds_W) if own == folds], dtype=np.intp), known
 
 
 def _learn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,31 @@ def main(screen: str, logits: Sequence[str], averaged: str) -> None:
         cell_type = None
     with progress.task("ensemble", cell_type=cell_type):
         report_status(manifest.store, manifest.run)
-        run(folds, Path(averaged))
+        shared = {
+            w.id_code for plate in manifest.plates if plate.experiment in manifest.more_folds for w in plate.wells
+        }
+        run(folds, Path(averaged), shared)
 
 
-def run(folds: Sequence[Path], out: Path) -> None:
+def run(folds: Sequence[Path], out: Path, shared: Container[str] = ()) -> None:
     """Joins the folds of a cell type: out-of-fold wells are concatenated, the logits of all others averaged.
 
-    An out-of-fold well is predicted by its own fold only, whose models never saw its label. Logits are averaged, before any
-    softmax.
+    An out-of-fold well is predicted by its own fold only, whose models never saw its label, or by several if folds overlap.
+    Logits are averaged, before any softmax.
 
     Args:
         folds: one logits directory a fold, in any order; meta.json holds its fold.
         out: directory, written atomically.
+        shared: wells that several folds may hold out.
 
     Raises:
         InputError: no directories, different cell types, a fold twice, different classes or wells, or a well that is
-            out of fold in two folds.
+            not `shared` and out of fold in two folds.
     """
     if not folds:
         raise InputError("ensemble needs at least one logits directory; give one a fold with --logits")
     parts = _in_fold_order([(path, read_logits(path)) for path in folds])
-    wells = {"oof": _joined(parts), **{use: _mean(parts, use) for use in ("unlabelled", "holdout")}}
+    wells = {"oof": _joined(parts, shared), **{use: _mean(parts, use) for use in ("unlabelled", "holdout")}}
     merged = LogitsDirectory(wells, _merged_meta(parts))
     with atomic_directory(out) as folder:
         write_logits(folder, merged)
@@ -79,17 +83,23 @@ def _in_fold_order(parts: Sequence[Part]) -> list[Part]:
     return sorted(parts, key=lambda part: int(part[1].meta["fold"]))
 
 
-def _joined(parts: Sequence[Part]) -> WellLogits:
+def _joined(parts: Sequence[Part], shared: Container[str]) -> WellLogits:
     owner: dict[str, Path] = {}
     for path, content in parts:
         for id_code in content.wells["oof"].ids_W:
-            if id_code in owner:
+            if id_code in owner and id_code not in shared:
                 raise InputError(
                     f"{path}: well {id_code} is out of fold here and in {owner[id_code]}; "
                     "the folds must not share experiments"
                 )
-            owner[id_code] = path
-    return WellLogits(tuple(owner), np.concatenate([content.wells["oof"].logits_WK for _, content in parts]))
+            owner.setdefault(id_code, path)
+    row_of = {id_code: row for row, id_code in enumerate(owner)}
+    total_WK, count_W = np.zeros((len(owner), parts[0][1].classes)), np.zeros(len(owner))
+    for _, content in parts:
+        rows = [row_of[id_code] for id_code in content.wells["oof"].ids_W]
+        total_WK[rows] += content.wells["oof"].logits_WK
+        count_W[rows] += 1
+    return WellLogits(tuple(owner), (total_WK / count_W[:, None]).astype(np.float32))
 
 
 def _mean(parts: Sequence[Part], use: str) -> WellLogits:

@@ -29,8 +29,8 @@ def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
     """The treatment wells of a run, first the screen's, then those held out or new.
 
     Returns:
-        A row a well, in manifest order; columns score, id_code, experiment, plate, well, cell_type, fold (-1 if none
-        validates on it), label (None if hidden).
+        A row a well, in manifest order; columns score, id_code, experiment, plate, well, cell_type, fold (the first
+        that validates on it; -1 or a number that no fold has if none does), label (None if hidden).
     """
     columns = ["score", "id_code", "experiment", "plate", "well", "cell_type", "fold", "label"]
     rows = [

@@ -266,7 +266,8 @@ def _notices(
             "what is selected or calibrated by them, are not independent of their own labels"
         )
         notices.append(("pseudo_label", message))
-    labelled = wells[(wells["score"] == "out_of_fold") & ~wells["id_code"].isin(predictions["id_code"])]
+    held_out = (wells["score"] == "out_of_fold") & (wells["fold"] < config.folds.count)  # by some fold
+    labelled = wells[held_out & ~wells["id_code"].isin(predictions["id_code"])]
     missing = labelled.groupby("cell_type").size()
     said = [set(output.assign.get("warnings", ())) for output in outputs]
     by_all = set.intersection(*said) if len(said) > 1 else set()
@@ -276,7 +277,7 @@ def _notices(
             ("assign" if message in by_all else f"assign {name}", message)
             for message in output.assign.get("warnings", [])
         ]
-        if name in missing and config.folds.count > 1:  # a single fold holds no labelled well out
+        if name in missing:
             message = f"{missing[name]:,} labelled wells of {name} have no out-of-fold prediction: folds are missing"
             notices.append(("report", message))
     present = {output.cell_type for output in outputs}

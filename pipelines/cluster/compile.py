@@ -17,6 +17,7 @@ from components.core.files import write_atomically
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_records import RECIPE
 from components.image import VERSION
+from pipelines.checks import weights_remarks
 from pipelines.cluster.checks import check_cluster, on_cluster
 from pipelines.cluster.workflow_size import LIMIT, workflow_size
 from pipelines.dag import TaskGraph, training_graph
@@ -46,7 +47,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     check_new_file("--out", out)
     config = on_cluster(config)
     graph = training_graph(config)
-    remarks = check_cluster(config, graph)
+    remarks = [*weights_remarks(config), *check_cluster(config, graph)]
     record = images_of(images)
     lineage = known_lineage(config, record)
     text = compiled(config, graph, record.references, lineage)

@@ -28,7 +28,7 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cluster_store, is_folder
 from components.core.storage.run_records import RECIPE, cluster_run_key, predicting_name, run_file
 from components.core.storage.runs import has_results, lineage_of
-from pipelines.checks import check_screen, check_start, screen_source
+from pipelines.checks import check_screen, check_start, screen_source, weights_remarks
 from pipelines.cluster.checks import check_addresses, check_cluster, fingerprint, on_cluster
 from pipelines.cluster.compile import compiled, images_of, known_lineage
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login, check_url
@@ -159,7 +159,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
     if isinstance(wanted, RunConfig):
         config = on_cluster(wanted)
         graph = training_graph(config)
-        name, remarks = config.name, check_cluster(config, graph, request.wait)
+        name, remarks = config.name, [*weights_remarks(config), *check_cluster(config, graph, request.wait)]
         store = _opened(config.store)
         with local_file(request.truth) as labels:
             tables = check_screen(config, source, labels)

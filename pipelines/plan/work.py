@@ -50,8 +50,8 @@ class ScreenWells:
         assumed: what the screen or configuration does not say, as text; may be empty.
         sites_per_well: their mean.
         dtype: type of the packed pixels.
-        experiments: a row an experiment: `experiment`, `cell_type`, `labelled` (and not held out), `holdout`, `fold` (the one
-            that validates on it; -1 if none) and the numbers of its `plates`, `treatments` and `controls`.
+        experiments: a row an experiment: `experiment`, `cell_type`, `labelled` (and not held out), `holdout`, `folds` (those
+            that validate on it) and the numbers of its `plates`, `treatments` and `controls`.
         classes: K, controls included.
     """
 
@@ -86,8 +86,8 @@ class ScreenWells:
         """Splits the wells for one fold, as core.learning.fold_data does."""
         read = self._of_type(cell_type).query("not holdout")
         labelled = read[read.labelled]
-        trains, total = labelled[labelled.fold != fold], int(labelled.treatments.sum())
-        by_well = bool(labelled.fold.lt(0).all())
+        trains, total = labelled[[fold not in own for own in labelled.folds]], int(labelled.treatments.sum())
+        by_well = not any(labelled.folds)
         supervised = total - round(total / self.config.folds.count) if by_well else int(trains.treatments.sum())
         controls = (read if self.config.screen.controls == "all" else trains).controls.sum()
         unlabelled = read.treatments[~read.labelled].sum()
@@ -141,7 +141,7 @@ def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
     plates = pd.DataFrame(rows, columns=[*EXPERIMENT, "plates", "treatments", "controls"])
     found = plates.groupby(EXPERIMENT, sort=False).sum().reset_index()
     found["labelled"] &= ~found.holdout
-    found["fold"] = [folds.get(name, -1) for name in found.experiment]
+    found["folds"] = [folds.get(name, ()) for name in found.experiment]
     return ScreenWells(config, source, assumed, sites, dtype, found, classes)
 
 

@@ -89,13 +89,16 @@ def with_champions_folds(
     """The configuration with the champion's folds as `folds.known`, so that a new experiment changes no fold but its own.
 
     Unchanged if it would assign the same folds anyway, so that the same data make the same model; if it sets `folds.known`, or has
-    another number or kind of folds than the champion; and if the champion's would leave a fold nothing to train or validate on.
+    another number or kind of folds than the champion; if either lists them (`folds.validation`); and if the champion's would leave
+    a fold nothing to train or validate on.
     `experiments` are those that this run trains with labels, by cell type.
     """
     if champion is None or config.folds.known or config.folds.split != "experiment":
         return config
     folds = champion.run_config().folds
     if (folds.split, folds.count) != (config.folds.split, config.folds.count):
+        return config
+    if folds.validation or config.folds.validation:
         return config
     present = {name for names in experiments.values() for name in names}
     known = {name: fold for name, fold in champion.experiment_folds.items() if name in present}

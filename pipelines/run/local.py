@@ -36,9 +36,10 @@ from components.core.storage.digests import code_digest, digest_file, digest_tex
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import choose_store, open_existing, whole_address
 from components.core.storage.run_records import RUNS
-from pipelines.checks import check_input, check_start, local_files, screen_source
+from pipelines.checks import check_input, check_start, local_files, screen_source, weights_remarks
 from pipelines.dag import OUTPUTS, training_graph
 from pipelines.images.code_version import code_version
+from pipelines.options import print_line
 from pipelines.run import RESUME
 from pipelines.run.containers import check_credentials, check_images, containers_removed
 from pipelines.run.display import TaskDisplay, event_name
@@ -74,6 +75,8 @@ def run_here(
     store = ObjectStore(config.store.address)
     store.check()
     check_start(config)
+    for remark in weights_remarks(config):
+        print_line(console, f"warning: {remark}", "yellow")
     _run(_prepared(config, screen, truth, out, containers), store, out, console)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.numpy import save_file
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.object_store import ObjectStore
-from pipelines.checks import check_input, local_files
+from pipelines.checks import check_input, local_files, weights_remarks
 from tests.pipelines.tiny_run import CONFIG, only_huvec, truth_of, write_truth
 from tests.tiny_screen import TinyScreen
 
@@ -212,6 +213,23 @@ def test_fused_labels_are_read_before_anything_starts(config: RunConfig, tables:
         check_input(fused(str(table)), str(tables.root), None)
     with pytest.raises(InputError, match=r"mean_teacher\.fused_labels: there is no file .*none\.csv; correct the path"):
         check_input(fused(str(tmp_path / "none.csv")), str(tables.root), None)
+
+
+def test_the_published_xception_from_random_weights_is_warned_of():
+    (remark,) = weights_remarks(RunConfig.load("rxrx1"))
+    assert remark.startswith("backbones.0.weights is null: xception starts from random weights")
+    (command,) = re.findall('`python -c "(.+)"`', remark)
+    compile(command, "command", "exec")
+    swapped = RunConfig.load("rxrx1", ["backbones=[xception_large, xception]"])
+    assert "set backbones.1.weights" in weights_remarks(swapped)[0]
+    for changes in (
+        ["backbones.0.weights=w.pt"],
+        ["init_from=old-1"],
+        ["backbones=[xception_large]"],
+        ["screen.crop=96"],
+    ):
+        assert weights_remarks(RunConfig.load("rxrx1", changes)) == []
+    assert weights_remarks(RunConfig.load("demo")) == []
 
 
 def test_a_forgotten_screen_is_not_simulated_at_the_real_ones_size():

@@ -55,6 +55,16 @@ def diagnose(config: RunConfig, endpoint: str | None = None) -> tuple[int, str]:
     return code, shown.getvalue()
 
 
+def test_a_given_configuration_that_trains_xception_from_random_weights_is_warned_of(no_torch: RunConfig) -> None:
+    config = RunConfig.load("rxrx1", [f"store.bucket={no_torch.store.bucket}"])
+    for trains, level in ((True, ("warning",)), (False, ())):
+        shown = io.StringIO()
+        doctor.run_doctor(config, None, None, Console(file=shown, width=300), trains=trains, as_json=True)
+        found = [each for each in json.loads(shown.getvalue())["findings"] if each["subject"] == "initial weights"]
+        assert tuple(each["level"] for each in found) == level
+        assert all("backbones.0.weights" in each["message"] for each in found)
+
+
 def test_a_good_store_passes_and_is_left_empty(either_store: ObjectStore) -> None:
     findings = found(doctor.check_store(either_store))
     assert list(findings) == OPERATIONS

@@ -217,6 +217,12 @@ class FoldsConfig(FrozenModel):
         default_factory=dict,
         description="folds of experiments from an earlier run; these experiments keep them (append-only)",
     )
+    validation: tuple[tuple[str, ...], ...] | None = Field(
+        None,
+        description="the experiments that each fold validates on, a list a fold; lists may share experiments, whose out-of-fold "
+        "logits are then means over these folds. Experiments in no list are trained on by every fold and have no out-of-fold "
+        "prediction. null deals the experiments, each to one fold",
+    )
     train: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, description="folds to train, for example [0]; null trains all"
     )
@@ -244,6 +250,21 @@ class FoldsConfig(FrozenModel):
             raise ValueError("known tells which fold holds an experiment out, but with count 1 none does; leave it out")
         if self.split != "experiment" and self.known:
             raise ValueError(f"known assigns whole experiments to folds; leave it out with split {self.split}")
+        return self
+
+    @model_validator(mode="after")
+    def _listed(self) -> Self:
+        if self.validation is None:
+            return self
+        if len(self.validation) != self.count:
+            raise ValueError(
+                f"validation must have a list for each of the {self.count} folds, got {len(self.validation)}"
+            )
+        for fold, names in enumerate(self.validation):
+            if not names or len(set(names)) != len(names):
+                raise ValueError(f"validation of fold {fold} must name different experiments, got {list(names)}")
+        if self.known or self.split != "experiment":
+            raise ValueError("validation says which experiments each fold holds out; leave known and split out")
         return self
 
     @property

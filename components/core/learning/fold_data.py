@@ -68,7 +68,7 @@ def fold_wells(
             raise InputError(f"cell type {cell_type!r} has no plates in the screen; it holds {list(table.cell_types)}")
         chosen_W = table.cell_type_W == table.cell_types.index(cell_type)
     labelled_W = treatment_W & table.labelled_W & (table.class_W >= 0)
-    supervised_W = labelled_W & (table.fold_W >= 0) & (table.fold_W != fold)
+    supervised_W = labelled_W & (table.fold_W >= 0) & ~table.held_out(fold)
     control_W = ~treatment_W & (table.class_W >= 0)
     if controls == "training":
         control_W &= np.isin(table.experiment_W, table.experiment_W[supervised_W])
@@ -81,7 +81,7 @@ def fold_wells(
         )
     return FoldWells(
         training=np.flatnonzero(training_W),
-        validation=np.flatnonzero(chosen_W & treatment_W & table.labelled_W & (table.fold_W == fold)),
+        validation=np.flatnonzero(chosen_W & treatment_W & table.labelled_W & table.held_out(fold)),
         unlabelled=np.flatnonzero(chosen_W & treatment_W & ~table.labelled_W),
     )
 
@@ -90,7 +90,7 @@ def groups_of_fold(manifest: Manifest, fold: int, prior: PriorConfig) -> PlateGr
     """Plate groups learned from the training experiments of a fold; None without prior or without a plate design."""
     if not prior.enabled or manifest.has_no_design:
         return None
-    training = {experiment for experiment, own in manifest.folds.items() if own != fold}
+    training = {experiment for experiment in manifest.folds if fold not in manifest.validating(experiment)}
     try:
         return learn_groups(labelled_treatments(manifest.plates, training), manifest.vocabulary.treatments)
     except InputError as error:

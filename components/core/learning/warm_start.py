@@ -29,7 +29,7 @@ class Scored:
 
     experiment: str
     how: str  # `validation`, `unlabelled` or `held out`; of a leak also `partly unlabelled`
-    folds: tuple[int, ...] = ()  # fold of each well, for validation
+    folds: tuple[frozenset[int], ...] = ()  # those that hold out each well, for validation
     wells: tuple[str, ...] = ()  # id_codes; empty stands for all wells of a held-out experiment
 
 
@@ -81,15 +81,16 @@ def scored_by(screen: Manifest, held_out: Iterable[str]) -> list[Scored]:
     """The wells that score a run, from its packed screen; `held_out` names the experiments that the manifest lacks."""
     dealt = [plate for plate in screen.plates if plate.well_folds]
     well_folds = {w.id_code: fold for p in dealt for w, fold in zip(p.wells, p.well_folds, strict=True)}
-    return _scored(screen.plates, held_out, screen.folds, well_folds)
+    folds = {experiment: screen.validating(experiment) for experiment in screen.folds}
+    return _scored(screen.plates, held_out, folds, well_folds)
 
 
-def scored_by_tables(screen: Screen, folds: Mapping[str, int], well_folds: Mapping[str, int]) -> list[Scored]:
+def scored_by_tables(screen: Screen, folds: Mapping[str, Iterable[int]], well_folds: Mapping[str, int]) -> list[Scored]:
     """The wells that score a run, from its tables.
 
     Args:
         screen: the tables' content.
-        folds: fold by experiment; empty if folds hold out wells.
+        folds: folds by experiment; empty if folds hold out wells.
         well_folds: fold by id_code; empty if folds hold out experiments.
     """
     held_out = dict.fromkeys(plate.experiment for plate in screen.plates if plate.holdout)
@@ -99,7 +100,7 @@ def scored_by_tables(screen: Screen, folds: Mapping[str, int], well_folds: Mappi
 def _scored(
     plates: Iterable[Plate | PlateRecord],
     held_out: Iterable[str],
-    folds: Mapping[str, int],
+    folds: Mapping[str, Iterable[int]],
     well_folds: Mapping[str, int],
 ) -> list[Scored]:
     found = [Scored(experiment, "held out") for experiment in held_out]
@@ -110,7 +111,8 @@ def _scored(
             found.append(Scored(plate.experiment, "unlabelled", wells=hidden))
         if plate.labelled:
             wells = tuple(well.id_code for well in treatments if well.perturbation is not None)
-            own = tuple(well_folds.get(well, folds.get(plate.experiment, -1)) for well in wells)
+            of_plate = frozenset(folds.get(plate.experiment, ()))
+            own = tuple(frozenset({well_folds[well]}) if well in well_folds else of_plate for well in wells)
             found.append(Scored(plate.experiment, "validation", own, wells))
     return found
 
@@ -122,7 +124,7 @@ def learned_by(screen: Manifest, fold: int) -> Learned:
         (each.experiment, well)
         for each in validating
         for well, of in zip(each.wells, each.folds, strict=True)
-        if of >= 0 and of != fold
+        if of and fold not in of
     ]
     experiments = sorted({experiment for experiment, _ in wells})
     if screen.split == "well":
@@ -149,7 +151,7 @@ def check_labels(
         ),
     )
     # These experiments selected the earlier run's weights, so they cannot be held out now.
-    validated = {e.experiment for e in scored_by(screen, ()) if e.how == "validation" and max(e.folds, default=-1) >= 0}
+    validated = {e.experiment for e in scored_by(screen, ()) if e.how == "validation" and any(e.folds)}
     for fold in folds:
         for name in names:
             leaks = _leaks(source.weights[fold, name].learned, validated, earlier, scored, fold)
@@ -188,7 +190,7 @@ def _leaks(
     leaks: dict[str, Scored] = {}
     for each in scored:
         if each.how == "validation":
-            own = [well for well, of in zip(each.wells, each.folds, strict=True) if of == fold]
+            own = [well for well, of in zip(each.wells, each.folds, strict=True) if fold in of]
             if own and (each.experiment in experiments or not wells.isdisjoint(own)):
                 leaks.setdefault(each.experiment, each)
         elif each.experiment in known and each.experiment not in partly:

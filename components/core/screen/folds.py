@@ -22,25 +22,28 @@ Split = Literal["experiment", "plate", "well"]
 """What a fold holds out."""
 
 HELD_OUT_BY_NONE = 1
-"""Fold of all experiments if there is a single fold, 0, which learns their labels as those of any other fold."""
+"""Fold of all experiments if there is a single fold, 0, which learns their labels as those of any other fold. In general the number
+of folds, for an experiment that none of them holds out."""
 
 MOST_UNSEEN = 0.05
 """Share of the labelled wells whose label only one fold's plates hold, up to which folds of a single experiment hold out plates."""
 
 
-def screen_folds(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> tuple[dict[str, int], dict[str, int]]:
-    """Fold by experiment and fold by id_code, one of them empty, as `chosen_split` says.
+def screen_folds(
+    plates: Sequence[Plate | PlateRecord], config: FoldsConfig
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Folds by experiment, see `experiment_folds`, and fold by id_code, one of them empty, as `chosen_split` says.
 
     Args:
         plates: labelled plates that are not held out, from a screen's tables or its manifest.
         config: number and kind of folds.
 
     Raises:
-        InputError: too few labelled experiments, plates or wells for the folds.
+        InputError: too few labelled experiments, plates or wells for the folds, or listed experiments that are not there.
     """
     split = chosen_split(plates, config)
     if split == "experiment":
-        return assign_folds(experiments_by_cell_type(plates), config.count, config.known, config.seed), {}
+        return experiment_folds(experiments_by_cell_type(plates), config), {}
     deal = deal_wells if split == "well" else deal_plates
     return {}, deal(dealt_wells(plates), config.count, config.seed)
 
@@ -52,7 +55,12 @@ def chosen_split(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> 
     """
     if config.count == 1:
         return "experiment"
-    if config.split != "experiment" or config.known or len({plate.experiment for plate in plates}) != 1:
+    if (
+        config.split != "experiment"
+        or config.known
+        or config.validation
+        or len({plate.experiment for plate in plates}) != 1
+    ):
         return config.split
     wells = dealt_wells(plates)
     if len({well.plate for well in wells}) < config.count:
@@ -87,6 +95,30 @@ def unseen_labels(wells: Iterable[DealtWell], fold_of: Mapping[str, int]) -> set
     for well in wells:
         folds[well.cell_type, well.perturbation].add(fold_of[well.id_code])
     return {label for (_, label), own in folds.items() if len(own) == 1}
+
+
+def experiment_folds(
+    experiments_by_cell_type: Mapping[str, Sequence[str]], config: FoldsConfig
+) -> dict[str, tuple[int, ...]]:
+    """The folds that validate on each experiment, ascending: one dealt fold, or those that list it.
+
+    An experiment that no fold holds out has the number of folds in their place.
+
+    Raises:
+        InputError: as `assign_folds`, or a listed experiment is no labelled one that is not held out.
+    """
+    if config.validation is None:
+        dealt = assign_folds(experiments_by_cell_type, config.count, config.known, config.seed)
+        return {name: (fold,) for name, fold in dealt.items()}
+    present = sorted((name for names in experiments_by_cell_type.values() for name in names), key=natural_key)
+    unknown = sorted({name for names in config.validation for name in names} - set(present), key=natural_key)
+    if unknown:
+        raise InputError(
+            f"folds.validation: no labelled experiment that is not held out is named {shortened(unknown)}; there "
+            f"{'is' if len(present) == 1 else 'are'} {shortened(present)}"
+        )
+    listed = {name: tuple(f for f, names in enumerate(config.validation) if name in names) for name in present}
+    return {name: folds or (config.count,) for name, folds in listed.items()}
 
 
 def assign_folds(

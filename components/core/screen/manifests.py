@@ -6,6 +6,7 @@ The folds of a manifest can be dealt again without the tables, so that one packe
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def build_manifest(
     packed: Mapping[PlateKey, PackResult],
     packing: Packing,
     holdout: bool,
-    folds: Mapping[str, int],
+    folds: Mapping[str, Sequence[int]],
     well_folds: Mapping[str, int],
     warnings: Sequence[str],
     no_design: str = "",
@@ -40,7 +41,7 @@ def build_manifest(
         packing: how they were packed.
         holdout: whether the manifest is that of the held-out experiments, which are unlabelled with their treatments' labels
             hidden, or of all others.
-        folds: fold by experiment; empty if wells are dealt to folds.
+        folds: folds by experiment; empty if wells are dealt to folds.
         well_folds: fold by id_code; empty if experiments are.
         warnings: what the user should check in this half.
         no_design: why the plate design is not used; empty if it may be.
@@ -59,8 +60,8 @@ def build_manifest(
         image_shape=packing.form.shape,
         dtype=packing.packed_form.dtype,
         vocabulary=screen.vocabulary,
-        folds={} if holdout else dict(folds),
         plates=tuple(plates),
+        **_folds({} if holdout else folds),
         no_design=no_design,
         columns=tuple(columns),
         warnings=tuple(warnings),
@@ -76,7 +77,13 @@ def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
     """
     experiments, wells = screen_folds([plate for plate in manifest.plates if plate.labelled], folds)
     plates = (plate.model_copy(update={"well_folds": _well_folds(plate, wells)}) for plate in manifest.plates)
-    return manifest.model_copy(update={"folds": experiments, "plates": tuple(plates)})
+    return manifest.model_copy(update={"plates": tuple(plates), **_folds(experiments)})
+
+
+def _folds(folds: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The manifest's fields of the folds by experiment."""
+    more = {name: tuple(own[1:]) for name, own in folds.items() if len(own) > 1}
+    return {"folds": {name: own[0] for name, own in folds.items()}, "more_folds": more}
 
 
 def holdout_labels(screen: Screen, column: str, own: Sequence[str]) -> pd.DataFrame:

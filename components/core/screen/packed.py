@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, get_args
@@ -56,7 +56,8 @@ class SiteTable:
     plate_W: NDArray[np.int32]
     experiment_W: NDArray[np.int32]
     cell_type_W: NDArray[np.int32]
-    fold_W: NDArray[np.int32]  # validates on the well's experiment, or on the well if folds hold out wells; -1 for none
+    fold_W: NDArray[np.int32]  # the first that validates on the well's experiment, or on the well; -1 for none
+    more_folds: Mapping[str, tuple[int, ...]]  # further ones by experiment, see Manifest
     labelled_W: NDArray[np.bool_]  # whether its experiment is labelled and, of a treatment, the well itself
     first_site_W: NDArray[np.int64]  # shape (W + 1,)
     well_S: NDArray[np.int32]
@@ -114,6 +115,7 @@ class SiteTable:
             fold_W=np.where(
                 labelled_W, np.array([fold for of_plate in folds for fold in of_plate], np.int32), np.int32(-1)
             ),
+            more_folds=manifest.more_folds,
             labelled_W=labelled_W,
             first_site_W=np.concatenate([[0], np.cumsum(sites_W)]).astype(np.int64),
             well_S=np.array([w for w, _, _ in sites], np.int32),
@@ -122,6 +124,11 @@ class SiteTable:
             key_S=tuple(f"{prefix}/{site.key}" for _, prefix, site in sites),
             sha256_S=tuple(site.sha256 for _, _, site in sites),
         )
+
+    def held_out(self, fold: int) -> NDArray[np.bool_]:
+        """Whether a fold validates on each well, (W,)."""
+        more = [k for k, name in enumerate(self.experiments) if fold in self.more_folds.get(name, ())]
+        return np.asarray((self.fold_W == fold) | ((self.fold_W >= 0) & np.isin(self.experiment_W, more)))
 
     @property
     def wells(self) -> int:

@@ -117,6 +117,11 @@ class Manifest(StoredRecord):
     folds: dict[str, int] = Field(
         description="fold by labelled experiment, the one that validates on it; empty if folds hold out wells"
     )
+    more_folds: dict[str, tuple[int, ...]] = Field(
+        {},
+        exclude_if=lambda folds: not folds,  # digests of other screens do not depend on this field
+        description="further folds that validate on an experiment, where folds overlap",
+    )
     plates: tuple[PlateRecord, ...]
     no_design: str = Field("", description="why the plate design is not used; empty if it may be")
     columns: tuple[str, ...] = Field((), description="names of the screen's own columns, which go to tables of results")
@@ -148,6 +153,10 @@ class Manifest(StoredRecord):
     def has_no_design(self) -> bool:
         """Whether the plate design must not be used: there is none, or it would reveal wells that a fold holds out."""
         return bool(self.no_design) or self.split != "experiment"
+
+    def validating(self, experiment: str) -> frozenset[int]:
+        """The folds that validate on a labelled experiment, where folds hold out experiments."""
+        return frozenset({self.folds[experiment], *self.more_folds.get(experiment, ())})
 
     def digest(self) -> str:
         """SHA-256 of the manifest's content without the plates' addresses, the run, its configuration and what follows from it.

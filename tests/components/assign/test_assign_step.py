@@ -176,15 +176,23 @@ def test_confidences_of_plates_with_few_wells_are_those_of_their_number_of_wells
 ACCEPTING = {"min_margin": 0.0, "min_separation": 0.0}
 
 
-def test_a_folds_own_labels_do_not_change_its_predictions(case):
+@pytest.mark.parametrize("more", [{}, {"HUVEC-01": (2,)}], ids=["one fold", "overlapping folds"])
+def test_a_folds_own_labels_do_not_change_its_predictions(case, more):
     """The other folds leave every cycle of groups open; the fold's own labels, true or not, would leave one."""
     alike = {"HUVEC-02": (0, 1, 2, 3), "RPE-01": (0, 1, 2, 3), "RPE-02": (0, 1, 2, 3)}
     held = {**HELD, **alike, "HUVEC-01": (1, 2, 3, 0)}
-    true = of_experiment(case.write(held).run(**ACCEPTING)[0], "HUVEC-01")
+
+    def predicted(**claimed):
+        case.write(held, **claimed)
+        overlapping = Manifest.read(case.screen).model_copy(update={"more_folds": more})
+        case.write_manifests(overlapping, Manifest.read(case.holdout))
+        return of_experiment(case.run(**ACCEPTING)[0], "HUVEC-01")
+
+    true = predicted()
     assert case.accuracy(true, "raw_perturbation") < case.accuracy(true, "group_perturbation")
     assert case.accuracy(true) > 0.9
     # A cycle without the wells' own arrangement.
-    other = of_experiment(case.write(held, claimed={"HUVEC-01": (2, 0, 3, 1)}).run(**ACCEPTING)[0], "HUVEC-01")
+    other = predicted(claimed={"HUVEC-01": (2, 0, 3, 1)})
     columns = ["id_code", "raw_perturbation", "group_perturbation", "perturbation"]
     assert other[columns].equals(true[columns])
 

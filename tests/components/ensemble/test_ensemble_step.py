@@ -52,6 +52,16 @@ def test_joins_out_of_fold_wells_and_averages_the_others_by_id_in_any_order(fold
         np.testing.assert_array_equal(wells.logits_WK, again.wells[role].take(wells.ids_W))
 
 
+def test_wells_of_overlapping_folds_are_averaged_over_those_that_hold_them_out(folds, tmp_path):
+    folds.append(fold_directory(tmp_path / "f3", 3, ["B_1_A", "C_1_A", "A_1_B"], holdout=["H_1_A"]))
+    run(folds, tmp_path / "out", shared={"A_1_B", "B_1_A"})
+    parts, merged = [read_logits(path).wells["oof"] for path in folds], read_logits(tmp_path / "out").wells["oof"]
+    assert merged.ids_W == ("A_1_A", "A_1_B", "B_1_A", "C_1_A")
+    for well, own in (("A_1_A", [0]), ("A_1_B", [0, 3]), ("B_1_A", [1, 3]), ("C_1_A", [3])):
+        expected = np.mean([parts[k].take([well]).astype(np.float64) for k in own], axis=0)
+        np.testing.assert_allclose(merged.take([well]), expected, rtol=1e-6)
+
+
 def test_a_damaged_or_missing_file_is_named_and_recorded_under_the_run(folds, folder_store, tmp_path):
     store, screen, inputs = folder_store, tmp_path / "screen.json", [str(path) for path in folds]
     screen.write_text(manifest([], run="tiny-1", store=store.uri("")).model_dump_json())

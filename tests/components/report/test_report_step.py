@@ -344,6 +344,9 @@ def test_a_single_fold_without_truth_has_a_page_without_scores(changed: dict[str
         table.write_text(table.read_text().partition("\n")[0] + "\n")
     holdout = Manifest.read(changed["holdout"]).model_copy(update={"plates": ()})
     changed["holdout"].write_text(holdout.model_dump_json())
+    screen = Manifest.read(changed["screen"])
+    by_none = screen.model_copy(update={"folds": dict.fromkeys(screen.folds, 1)})
+    changed["screen"].write_text(by_none.model_dump_json())
     config = changed["config"]
     single = config.folds.model_copy(update={"count": 1})
     metrics = run(**{**changed, "truth": None, "config": config.model_copy(update={"folds": single})})

@@ -201,8 +201,10 @@ def kfp_pod(container: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, 
 def test_the_command_writes_the_file_and_warns(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_images(RECORD, tmp_path / "images.json")
-    done = CliRunner().invoke(app, ["compile", "--config", str(config_file), "--set", "cluster.spot=true"])
+    changes = ("--set", "cluster.spot=true", "--set", "screen.image_size=512", "--set", "backbones=[xception]")
+    done = CliRunner().invoke(app, ["compile", "--config", str(config_file), *changes])
     assert done.exit_code == 0, done.output
+    assert "warning: backbones.0.weights is null: xception starts from random weights" in done.output
     assert "warning: pretrain, finetune, pseudo_label may run on spot nodes" in done.output
     assert "pipeline.yaml: " in done.output
     assert re.search(r"\d+ tasks, about \d+ of 1048 kB in Argo", done.output), done.output

@@ -147,6 +147,18 @@ def test_every_labelled_well_validates_in_one_fold():
     )
 
 
+def test_overlapping_folds_train_on_what_they_do_not_list():
+    lists = "[[HUVEC-01, U2OS-01], [HUVEC-02, U2OS-01]]"
+    config = RunConfig.load("rxrx1", ["folds.count=2", f"folds.validation={lists}", "screen.holdout_experiments=[]"])
+    wells = screen_wells(config, None)
+    for fold in (0, 1):
+        assert wells.fold(fold).validation == 2 * 1108
+        assert wells.fold(fold, "U2OS").training == screen_wells(RunConfig.load("rxrx1"), None).fold(0, "U2OS").training
+    everything = [f"folds.validation=[[HUVEC-01], {[f'U2OS-0{n}' for n in (1, 2, 3)]}]", "folds.count=2"]
+    with pytest.raises(InputError, match="fold 1 validates on all labelled experiments of U2OS"):
+        screen_wells(RunConfig.load("rxrx1", everything), None)
+
+
 def test_controls_can_be_limited_to_training_experiments():
     everywhere = screen_wells(RunConfig.load("rxrx1"), None).fold(0)
     training = screen_wells(RunConfig.load("rxrx1", ["screen.controls=training"]), None).fold(0)

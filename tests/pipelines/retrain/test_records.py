@@ -46,10 +46,9 @@ def test_known_experiments_keep_the_champions_folds(template: FinishedRun, champ
 
 
 def test_the_configuration_stays_if_the_champions_folds_do_not_fit(template: FinishedRun, champion: ModelManifest):
-    own, other, of_wells = (
-        folds(template.config, **changes) for changes in ({"known": {"HUVEC-01": 1}}, {"count": 3}, {"split": "well"})
-    )
-    for config in (own, other, of_wells):
+    listed = {"validation": (("HUVEC-01",), ("HUVEC-02",))}
+    changed = ({"known": {"HUVEC-01": 1}}, {"count": 3}, {"split": "well"}, listed)
+    for config in (folds(template.config, **changes) for changes in changed):
         assert with_champions_folds(config, champion, LABELLED) == config
     assert with_champions_folds(template.config, None, LABELLED) == template.config
     for dealt in (

@@ -241,6 +241,20 @@ def test_changes_may_complete_a_file(tmp_path):
     assert RunConfig.load(path, ["folds.known={}"]).folds.split == "plate"
 
 
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ("{count: 3, validation: [[A], [B]]}", "a list for each of the 3 folds, got 2"),
+        ("{count: 2, validation: [[A], [B, B]]}", r"fold 1 must name different experiments, got \['B', 'B'\]"),
+        ("{count: 2, validation: [[A], []]}", "fold 1 must name different experiments"),
+        ("{count: 2, validation: [[A], [B]], split: plate}", "leave known and split out"),
+    ],
+)
+def test_rejects_impossible_lists_of_validation_experiments(folds: str, message: str):
+    with pytest.raises(InputError, match=message):
+        RunConfig.load("demo", [f"folds={folds}"])
+
+
 @pytest.mark.parametrize("bucket", ["data/store", "/data/store", "~/store", "s3:/data", "file://host"])
 def test_rejects_a_store_that_is_neither_a_bucket_nor_an_address(bucket: str):
     with pytest.raises(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from components.core.config import PriorConfig
+from components.core.config import FoldsConfig, PriorConfig
 from components.core.errors import InputError
 from components.core.evaluation.metrics import selection_accuracy
 from components.core.learning import fold_data
@@ -17,7 +17,9 @@ from components.core.learning.fold_data import fold_wells, groups_of_fold, open_
 from components.core.learning.images import Images, open_images
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.prior.plate_groups import PlateGroups
-from components.core.screen.packed import TREATMENT
+from components.core.screen.manifests import dealt_again
+from components.core.screen.packed import TREATMENT, SiteTable
+from components.core.storage.manifest import Manifest
 from tests.components.core.learning.tiny_networks import CPU, RUN, changed
 from tests.tiny_screen import TREATMENTS
 
@@ -75,6 +77,24 @@ def test_hidden_labels_never_train(images: Images, data):
     assert not drawn.labelled_W[wells.unlabelled].any()
     if controls == "training":
         assert (drawn.fold_W[wells.training] > 0).all()
+
+
+def test_overlapping_folds_learn_exactly_what_they_do_not_list(screen):
+    """RPE-01 is in no list, HUVEC-01 in three."""
+    _, manifest = screen
+    lists = (("HUVEC-01",), ("HUVEC-02", "HUVEC-01"), ("HUVEC-01",))
+    manifest = dealt_again(manifest, FoldsConfig(count=3, validation=lists))
+    table = SiteTable.of(manifest)
+    for fold, names in enumerate(lists):
+        wells = fold_wells(table, fold, "training")
+        assert experiments(table, wells.validation) == set(names)
+        assert experiments(table, wells.training) == {"HUVEC-01", "HUVEC-02", "RPE-01"} - set(names)
+        assert experiments(table, wells.unlabelled) == {"HUVEC-03"}
+        groups = groups_of_fold(manifest, fold, PriorConfig())
+        assert groups is None or groups.arrangements.keys() == {"HUVEC-01", "HUVEC-02", "RPE-01"} - set(names)
+    again = Manifest.model_validate_json(manifest.model_dump_json())
+    assert again == manifest
+    assert "more_folds" not in dealt_again(manifest, FoldsConfig(count=3)).model_dump_json()
 
 
 def test_rejects_a_cell_type_without_plates(images: Images):

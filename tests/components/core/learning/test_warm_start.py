@@ -105,7 +105,9 @@ def screens(draw: st.DrawFn) -> Manifest:
     by_well = draw(st.booleans())
     fold = st.lists(st.integers(-1, 2), min_size=3, max_size=3) if by_well else st.integers(0, 2)
     labelled = {name: draw(fold) for name in names if draw(st.booleans())}
-    return manifest(labelled, [name for name in names if name not in labelled])
+    found = manifest(labelled, [name for name in names if name not in labelled])
+    more = {name: (draw(st.integers(0, 2)),) for name in found.folds if draw(st.booleans())}
+    return found.model_copy(update={"more_folds": more})
 
 
 def roles(screen: Manifest, fold: int) -> dict[str, set[str]]:
@@ -113,8 +115,10 @@ def roles(screen: Manifest, fold: int) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"trains": set(), "validates": set(), "unlabelled": set(), "dealt": set()}
     for plate in screen.plates:
         for n, well in enumerate(plate.wells[1:], start=1):
+            more = screen.more_folds.get(plate.experiment, ())
             of = plate.well_folds[n] if plate.well_folds else screen.folds.get(plate.experiment, -1)
-            role = "unlabelled" if not plate.labelled else "validates" if of == fold else "trains" if of >= 0 else ""
+            validates = of == fold or fold in more
+            role = "unlabelled" if not plate.labelled else "validates" if validates else "trains" if of >= 0 else ""
             found.setdefault(role, set()).add(well.id_code)
             if role in ("trains", "validates"):
                 found["dealt"].add(well.id_code)

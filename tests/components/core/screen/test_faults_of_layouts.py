@@ -290,7 +290,7 @@ def test_cell_types_that_share_an_experiment_are_refused_and_the_advice_helps(tm
         for plate in ("P1", "P2")
     }
     folds, _ = screen_folds(screen.training_plates, FoldsConfig(count=2))
-    assert folds == {"day1-HeLa": 0, "day1-U2OS": 1}
+    assert folds == {"day1-HeLa": (0,), "day1-U2OS": (1,)}
 
 
 def test_rows_of_a_well_that_disagree_are_refused_also_of_stacks(tmp_path: Path):

@@ -18,6 +18,7 @@ from components.core.screen.folds import (
     chosen_split,
     deal_plates,
     deal_wells,
+    experiment_folds,
     screen_folds,
     split_remarks,
 )
@@ -71,6 +72,19 @@ def test_any_seed_spreads_cell_types_evenly_and_keeps_known_folds(counts, count,
 def test_rejects_impossible_folds(experiments, count, known, message):
     with pytest.raises(InputError, match=message):
         assign_folds({"HUVEC": [f"HUVEC-{n + 1}" for n in range(experiments)]}, count, known)
+
+
+def test_listed_folds_may_overlap_and_others_are_held_out_by_none():
+    screen = {"HUVEC": ["HUVEC-1", "HUVEC-2", "HUVEC-10"], "U2OS": ["U2OS-1"]}
+    listed = FoldsConfig(count=2, validation=(("HUVEC-10", "U2OS-1"), ("HUVEC-2", "HUVEC-10")))
+    expected = {"HUVEC-1": (2,), "HUVEC-2": (1,), "HUVEC-10": (0, 1), "U2OS-1": (0,)}
+    assert experiment_folds(screen, listed) == expected
+    later = {**screen, "HUVEC": ["HUVEC-0", *screen["HUVEC"]]}
+    assert experiment_folds(later, listed) == {"HUVEC-0": (2,), **expected}, "append-only"
+    with pytest.raises(
+        InputError, match=r"folds\.validation: no labelled experiment .* is named U2OS-1; there are HUVEC-1"
+    ):
+        experiment_folds({"HUVEC": screen["HUVEC"]}, listed)
 
 
 def screen_of(experiments: int, perturbations: int, missing: float, seed: int) -> list[DealtWell]:
@@ -191,8 +205,9 @@ def test_a_single_fold_learns_every_label(split):
     experiments, wells = screen_folds(plates, config)
     assert wells == {}
     assert experiments.keys() == {"A549-b1"}
-    assert not set(experiments.values()) & set(config.trained), "no trained fold validates on it"
-    assert min(experiments.values()) >= 0, "its labels are learned"
+    (folds,) = experiments.values()
+    assert not set(folds) & set(config.trained), "no trained fold validates on it"
+    assert min(folds) >= 0, "its labels are learned"
 
 
 def test_labels_that_a_fold_of_plates_never_learns_are_named():
