@@ -38,6 +38,7 @@ FOLD, CELL_TYPE = 0, "HUVEC"
 LAST = changed(
     RUN.model_copy(update={"backbones": (SLIM,)}),
     screen={"holdout_experiments": (HELD_OUT,)},
+    augment={"cutmix": 1.0},
     pretrain={"selection": "last"},
     mean_teacher={"selection": "last", "refresh_epochs": 1, "keep_classifier": True},
     predict={"views": 1},

@@ -103,10 +103,21 @@ class AugmentConfig(FrozenModel):
         (0.8, 0.99),
         description="smallest and largest side of the hard view's crop, as a fraction of the image; the crop is resized back",
     )
+    zoom: tuple[Positive, Fraction] = Field(
+        (1.0, 1.0),
+        description="smallest and largest side of a random square crop in every view, as a fraction of the image, resized back: "
+        "(0.5, 1) shows cells at up to twice their size; (1, 1) crops nothing",
+    )
+    cutmix: NonNegative = Field(
+        0.0,
+        description="alpha of CutMix (Yun et al. 2019, arXiv 1905.04899) in supervised passes, of pretraining and of the mean "
+        "teacher: a rectangle comes from another image of the batch, of the same BatchNorm domain, and so does its share of the "
+        "target; the share is Beta(alpha, alpha) distributed, 1 for uniform; 0 mixes nothing",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        for name in ("erase_area", "erase_aspect", "crop"):
+        for name in ("erase_area", "erase_aspect", "crop", "zoom"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} must be (low, high), got ({low}, {high})")

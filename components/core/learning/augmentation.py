@@ -51,6 +51,54 @@ def hard_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Te
     return _drawn_view(x_BCHW, config, generator, crops=True, erases=True)
 
 
+def cutmix(
+    view_BCHW: Tensor,
+    target_B: Tensor,
+    type_BT: Tensor | None,
+    config: AugmentConfig,
+    generator: Generator,
+    domains: int = 1,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Views with a rectangle of another image each (Yun et al. 2019, arXiv 1905.04899), as configured.
+
+    Args:
+        view_BCHW: views of labelled images.
+        target_B: their classes.
+        type_BT: their one-hot cell types, if the network reads them, which are mixed by area.
+        config: alpha of the Beta distribution of the share of an image that stays; 0 changes nothing and draws nothing.
+        generator: draws shares, rectangles and other images, on the CPU.
+        domains: BatchNorm domains of the batch, one after the other with equally many images, which do not mix.
+
+    Returns:
+        Views; targets, those of the other images after the first (2B); cell types; and the weights of the targets in
+        Classifier.loss, None if nothing was mixed.
+    """
+    if config.cutmix == 0:
+        return view_BCHW, target_B, type_BT, None
+    b, _, h, w = view_BCHW.shape
+    size = b // domains
+    partner_B = torch.cat([first + torch.randperm(size, generator=generator) for first in range(0, b, size)])
+    stays_B = torch._sample_dirichlet(torch.full((b, 2), config.cutmix), generator)[:, 0]
+    half_B = torch.sqrt(1.0 - stays_B) / 2.0
+    y_B, x_B = (_uniform(b, 0.0, 1.0, stays_B, generator) for _ in "yx")
+    rectangle_4B = torch.stack([(y_B - half_B) * h, (y_B + half_B) * h, (x_B - half_B) * w, (x_B + half_B) * w])
+    # A rectangle ends with the image, so that more of it may stay.
+    rows_BH, columns_BW = _erased(rectangle_4B, h, w)
+    stays_B = 1.0 - rows_BH.sum(1) * columns_BW.sum(1) / (h * w)
+    numbers = to_device(torch.cat([rectangle_4B, torch.stack([stays_B, partner_B.float()])]), view_BCHW.device)
+    stays_B, partner_B = numbers[4], numbers[5].long()
+    rows_BH, columns_BW = _erased(numbers[:4], h, w)
+    inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
+    if type_BT is not None:
+        type_BT = torch.lerp(type_BT[partner_B], type_BT, stays_B[:, None])
+    return (
+        torch.where(inside_B1HW, view_BCHW[partner_B], view_BCHW),
+        torch.cat([target_B, target_B[partner_B]]),
+        type_BT,
+        2.0 * torch.cat([stays_B, 1.0 - stays_B]),
+    )
+
+
 def _drawn_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crops: bool, erases: bool) -> Tensor:
     view_B = torch.randint(8, (len(x_BCHW),), generator=generator)
     placement = _draw_placement(x_BCHW, config, generator, crops)
@@ -68,7 +116,7 @@ class _Placement:
     moved_B: Tensor  # whether an image is resampled
     range_B2: Tensor  # range in x and y
     offset_B2: Tensor  # offset in x and y
-    crop_B3: Tensor | None = None  # the hard view's crop: range, offset in x and y
+    crop_B3: Tensor | None  # the last crop, in the hard view its own: range, offset in x and y
 
     def seen_in_crop(self, rectangle_4B: Tensor, size: int) -> Tensor:
         """Where rectangles of an image of `size` pixels, before its crop, are in the crop that is resized back; (4, B) pixels."""
@@ -79,7 +127,7 @@ class _Placement:
 
 
 def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crop: bool) -> _Placement:
-    """Shift, scale and aspect for some images and, for the hard view, a crop for all."""
+    """Shift, scale and aspect for some images; the zoom for all, if configured, and the hard view's crop."""
     b = len(x_BCHW)
     scale_B = 1.0 + _uniform(b, -config.scale, config.scale, x_BCHW, generator)
     root_aspect_B = torch.sqrt(1.0 + _uniform(b, -config.aspect, config.aspect, x_BCHW, generator))
@@ -89,16 +137,18 @@ def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator,
     range_B2 = torch.stack([1.0 / (scale_B * root_aspect_B), root_aspect_B / scale_B], 1)
     range_B2 = torch.where(moved_B[:, None], range_B2, torch.ones_like(range_B2))
     offset_B2 = torch.where(moved_B[:, None], shift_B2, torch.zeros_like(shift_B2))
-    if crop:
-        side_B = _uniform(b, *config.crop, x_BCHW, generator)
+    crop_B3 = None
+    zooms = config.zoom != (1.0, 1.0)
+    for bounds in [config.zoom] * zooms + [config.crop] * crop:
+        side_B = _uniform(b, *bounds, x_BCHW, generator)
         free_B1 = (1.0 - side_B)[:, None]
         corner_B2 = torch.stack([_uniform(b, -1.0, 1.0, x_BCHW, generator) for _ in "xy"], 1) * free_B1
         # The crop is taken from the shifted and scaled image, so it is applied inside the first map.
         offset_B2 = offset_B2 + range_B2 * corner_B2
         range_B2 = range_B2 * side_B[:, None]
         moved_B = torch.ones_like(moved_B)
-        return _Placement(moved_B, range_B2, offset_B2, torch.cat([side_B[:, None], corner_B2], 1))
-    return _Placement(moved_B, range_B2, offset_B2)
+        crop_B3 = torch.cat([side_B[:, None], corner_B2], 1)
+    return _Placement(moved_B, range_B2, offset_B2, crop_B3)
 
 
 def _draw_rectangles(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:

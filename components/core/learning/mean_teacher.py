@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from components.core.config import MeanTeacherConfig
-from components.core.learning.augmentation import easy_view, hard_view, normal_view
+from components.core.learning.augmentation import cutmix, easy_view, hard_view, normal_view
 from components.core.learning.checkpoints import RandomState
 from components.core.learning.domain_batch import several_domains
 from components.core.learning.fold_data import FoldWells
@@ -198,10 +198,13 @@ class PairEpoch:
         if labelled:
             # Each view has its own jitter, so that student and teacher see different noise, unless images have theirs.
             normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
+            normal_L = normal_view(normal_L, images.augment, generator)
+            normal_L, target_L, type_LT, weight_L = cutmix(
+                normal_L, target_L, images.cell_types_of(well_L), images.augment, generator, domains[0]
+            )
             with several_domains(pair.student, domains[0]):
-                view = normal_view(normal_L, images.augment, generator)
-                supervised = self._student(view, target_L, images.cell_types_of(well_L))
-            loss = (1.0 - weight) * pair.student.loss(supervised, target_L) * of_labelled
+                supervised = self._student(normal_L, target_L, type_LT)
+            loss = (1.0 - weight) * pair.student.loss(supervised, target_L, weight_B=weight_L) * of_labelled
         else:
             # Parts of the head that only targets reach still decay, and processes exchange their gradients.
             loss = 0.0 * torch.cat([p.flatten() for p in pair.student.head.parameters()]).sum()

@@ -137,18 +137,29 @@ class Classifier(nn.Module):
     def forward(self, x_BCHW: Tensor, target_B: Tensor | None = None, type_BT: Tensor | None = None) -> Tensor:
         """Logits of standardised images, shape (B, K), float32; with targets what `loss` takes: ArcFace applies its margin.
 
-        `type_BT` are one-hot cell types (Images.cell_types_of), which only a network with head.cell_types reads.
+        `type_BT` are one-hot cell types (Images.cell_types_of), which only a network with head.cell_types reads. Images may have
+        several targets each, first one of every image, then another one of every image, and so on; then B counts those.
         """
-        return cast(Tensor, self.head(self.embed(x_BCHW, type_BT), target_B))
+        embedding_BE = self.embed(x_BCHW, type_BT)
+        if target_B is not None and len(target_B) > len(embedding_BE):
+            embedding_BE = embedding_BE.repeat(len(target_B) // len(embedding_BE), 1)
+        return cast(Tensor, self.head(embedding_BE, target_B))
 
-    def loss(self, output: Tensor, target_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Supervised loss, a mean over wells, of the output of `forward` with the same targets."""
+    def loss(
+        self, output: Tensor, target_B: Tensor, label_smoothing: float = 0.0, weight_B: Tensor | None = None
+    ) -> Tensor:
+        """Supervised loss, a mean over targets, of the output of `forward` with the same targets; their weights' mean is 1."""
+
+        def cross_entropy(logits_BK: Tensor) -> Tensor:
+            if weight_B is None:
+                return F.cross_entropy(logits_BK, target_B, label_smoothing=label_smoothing)
+            each_B = F.cross_entropy(logits_BK, target_B, label_smoothing=label_smoothing, reduction="none")
+            return (each_B * weight_B).mean()
+
         weight = self._head_config.linear_weight
         if not weight:
-            return F.cross_entropy(output, target_B, label_smoothing=label_smoothing)
-        of_linear, of_arcface = (
-            F.cross_entropy(logits_BK, target_B, label_smoothing=label_smoothing) for logits_BK in output
-        )
+            return cross_entropy(output)
+        of_linear, of_arcface = map(cross_entropy, output)
         return weight * of_linear + (1.0 - weight) * of_arcface
 
     def embed(self, x_BCHW: Tensor, type_BT: Tensor | None = None) -> Tensor:

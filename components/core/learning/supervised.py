@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from components.core.config import ComputeConfig, PretrainConfig
-from components.core.learning.augmentation import normal_view
+from components.core.learning.augmentation import cutmix, normal_view
 from components.core.learning.checkpoints import Checkpoints, RandomState
 from components.core.learning.divergence import DivergenceCheck
 from components.core.learning.domain_batch import several_domains
@@ -120,11 +120,15 @@ class SupervisedTraining:
                     sites, x = next(taken)
                     well_B = next(wells_of_parts)
                     target_B = self._target_W[well_B]
+                    domains = self._slots.domains_of_part(self._domains)
                     with part_of_step(), self._replica.part(k):
-                        with several_domains(self._network, self._slots.domains_of_part(self._domains)):
-                            view = normal_view(x, images.augment, generator)
-                            output = self._replica(view, target_B, images.cell_types_of(well_B))
-                        loss = self._network.loss(output, target_B, config.label_smoothing)
+                        view = normal_view(x, images.augment, generator)
+                        view, target_B, type_BT, weight_B = cutmix(
+                            view, target_B, images.cell_types_of(well_B), images.augment, generator, domains
+                        )
+                        with several_domains(self._network, domains):
+                            output = self._replica(view, target_B, type_BT)
+                        loss = self._network.loss(output, target_B, config.label_smoothing, weight_B)
                         loss = loss * self._slots.weight(len(sites), size)
                         loss.backward()  # type: ignore[no-untyped-call]
                     meter.add(loss, len(sites))

@@ -93,3 +93,19 @@ def test_a_linear_classifier_beside_a_softmax_head_is_refused():
         ValueError, match="linear_weight is of a classifier beside ArcFace; set kind to arcface, got softmax"
     ):
         HeadConfig(kind="softmax", linear_weight=0.8)
+
+
+@pytest.mark.parametrize("head", [{}, {"kind": "softmax"}, {"linear_weight": 0.8, "margin": 0.5}])
+def test_two_targets_of_an_image_are_the_weighted_sum_of_both_losses(head):
+    """As CutMix has them; ArcFace enlarges the angle of one target at a time."""
+    network = classifier(K, **head).eval()
+    x, first, second = torch.randn(6, 6, 16, 16), torch.arange(6) % K, (torch.arange(6) + 2) % K
+    share_B = torch.rand(6, generator=torch.Generator().manual_seed(2))
+    targets, weight = torch.cat([first, second]), 2.0 * torch.cat([share_B, 1.0 - share_B])
+    found = network.loss(network(x, targets), targets, 0.1, weight)
+    expected = sum(
+        share_B[b] * network.loss(network(x[b : b + 1], first[b : b + 1]), first[b : b + 1], 0.1)
+        + (1.0 - share_B[b]) * network.loss(network(x[b : b + 1], second[b : b + 1]), second[b : b + 1], 0.1)
+        for b in range(6)
+    )
+    torch.testing.assert_close(found, expected / 6)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from components.core.config import AugmentConfig
 from components.core.learning import augmentation
-from components.core.learning.augmentation import dihedral, easy_view, hard_view, normal_view
+from components.core.learning.augmentation import cutmix, dihedral, easy_view, hard_view, normal_view
 from components.core.learning.images import Standardiser
 from components.core.learning.loader import Upload
 from tests.components.core.learning.tiny_networks import STILL
@@ -18,6 +18,7 @@ from tests.components.core.learning.tiny_networks import STILL
 VIEWS = [easy_view, normal_view, hard_view]
 ALL_OF_IT = AugmentConfig(geometric_probability=1.0, erase_probability=1.0)
 UNIFORM = AugmentConfig(erase_probability=1.0, erase_uniform_aspect=True)
+ZOOMED = AugmentConfig(zoom=(0.5, 1.0))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -63,6 +64,9 @@ def test_shift_scale_aspect_and_crop_keep_their_configured_bounds():
     assert extremes(reshaped.sum(3).amax((1, 2)) / reshaped.sum(2).amax((1, 2))) == (0.7, 1.3)
     assert float(reshaped.sum((1, 2, 3)).mean()) == pytest.approx(400, rel=0.01)
     assert extremes(seen(hard_view, crop=(0.8, 1.0)).sum((1, 2, 3)).sqrt()) == (20, 20 / 0.8)
+    for view in (easy_view, normal_view):
+        assert extremes(seen(view, zoom=(0.7, 0.9)).sum((1, 2, 3)).sqrt()) == (20 / 0.9, 20 / 0.7)
+    assert extremes(seen(hard_view, zoom=(0.9, 1.0), crop=(0.8, 0.9)).sum((1, 2, 3)).sqrt()) == (20 / 0.9, 20 / 0.72)
 
 
 def plain_view(name_, x, config, generator):
@@ -81,9 +85,17 @@ def plain_view(name_, x, config, generator):
     range_B2 = torch.stack([1.0 / (scale_B * root_B), root_B / scale_B], 1)
     range_B2[~moved_B], shift_B2[~moved_B] = 1.0, 0.0
     crop = None
+
+    def drawn_crop(bounds):
+        side_B = uniform(*bounds)
+        return side_B, torch.stack([uniform(-1.0, 1.0) for _ in "xy"], 1) * (1.0 - side_B)[:, None]
+
+    if config.zoom != (1.0, 1.0):
+        side_B, corner_B2 = drawn_crop(config.zoom)
+        shift_B2, range_B2 = shift_B2 + range_B2 * corner_B2, range_B2 * side_B[:, None]
+        moved_B[:] = True
     if name_ == "hard_view":
-        side_B = uniform(*config.crop)
-        corner_B2 = torch.stack([uniform(-1.0, 1.0) for _ in "xy"], 1) * (1.0 - side_B)[:, None]
+        side_B, corner_B2 = drawn_crop(config.crop)
         if config.erase_before_crop:
             crop = torch.cat([torch.diag_embed(side_B[:, None].expand(-1, 2)), corner_B2[:, :, None]], 2)
         else:
@@ -130,7 +142,7 @@ def test_views_equal_the_plain_definition_bit_for_bit(view, seed, b, size, last)
     if last:
         x = x.to(memory_format=torch.channels_last)
     before = x.clone()
-    for config in (AugmentConfig(), ALL_OF_IT, STILL, UNIFORM):
+    for config in (AugmentConfig(), ALL_OF_IT, STILL, UNIFORM, ZOOMED):
         expected = plain_view(view.__name__, x, config, generator(seed))
         assert torch.equal(view(x, config, generator(seed)), expected)
     assert torch.equal(x, before)
@@ -173,7 +185,7 @@ def test_the_gpu_path_equals_the_cpu_path(view, size, monkeypatch):
     """What a GPU does, on the CPU: equal within the rounding of coordinates, a ten-thousandth of a pixel."""
     x = images(24, size, 3).to(memory_format=torch.channels_last)
     erased = AugmentConfig(geometric_probability=0.0, erase_probability=1.0, crop=(1.0, 1.0))
-    before = ALL_OF_IT.model_copy(update={"erase_uniform_aspect": True, "erase_before_crop": True})
+    before = ALL_OF_IT.model_copy(update={"erase_uniform_aspect": True, "erase_before_crop": True, "zoom": (0.6, 0.9)})
     for config in (AugmentConfig(), ALL_OF_IT, STILL, erased, before):
         by_parts = view(x, config, generator(7))
         with monkeypatch.context() as patch:
@@ -183,6 +195,61 @@ def test_the_gpu_path_equals_the_cpu_path(view, size, monkeypatch):
         assert at_once.is_contiguous(memory_format=torch.channels_last)
         if config is erased:
             assert torch.equal(at_once == 0, by_parts == 0)
+
+
+@given(
+    seed=st.integers(0, 2**31), domains=st.integers(1, 3), each=st.integers(1, 5), alpha=st.sampled_from([0.2, 1, 9])
+)
+@settings(max_examples=40, deadline=None)
+def test_cutmix_takes_a_rectangle_and_its_share_of_the_target_from_an_image_of_the_same_domain(
+    seed, domains, each, alpha
+):
+    b = domains * each
+    images_B1HW = torch.arange(b, dtype=torch.float32)[:, None, None, None].expand(b, 2, 12, 12)
+    target_B, type_BT = torch.arange(b) + 100, torch.eye(b)
+    drawn = generator(seed)
+    mixed, target, type_BT, weight = cutmix(
+        images_B1HW.contiguous(), target_B, type_BT, AugmentConfig(cutmix=alpha), drawn, domains
+    )
+    assert torch.equal(target[:b], target_B)
+    other_B = target[b:] - 100
+    assert torch.equal(other_B // each, torch.arange(b) // each), "of the same domain"
+    assert sorted(other_B.tolist()) == list(range(b)), "every image once"
+    assert torch.equal(mixed[:, 0], mixed[:, 1])
+    for k, image in enumerate(mixed[:, 0]):
+        foreign = image == other_B[k]
+        assert torch.equal(torch.where(foreign, other_B[k], k).float(), image)
+        if other_B[k] != k:
+            area = int(foreign.any(1).sum() * foreign.any(0).sum())
+            assert int(foreign.sum()) == area, "a rectangle"
+            assert float(weight[b + k]) / 2 == pytest.approx(area / 144, abs=1e-6)
+            assert float(type_BT[k, other_B[k]]) == pytest.approx(area / 144, abs=1e-6)
+    torch.testing.assert_close(weight[:b] + weight[b:], torch.full((b,), 2.0))
+    torch.testing.assert_close(type_BT.sum(1), torch.ones(b))
+
+
+def test_cutmix_shares_follow_the_beta_distribution():
+    """Of the area that is replaced, in closed form for a uniform share and a uniform centre, and for a share of a half."""
+    x, target_B = torch.zeros(6000, 1, 64, 64), torch.arange(6000)
+
+    def replaced(alpha):
+        return cutmix(x, target_B, None, AugmentConfig(cutmix=alpha), generator())[3][6000:] / 2
+
+    # A side r = sqrt(share) keeps r - r^2 / 4 within the image in the mean, each way by itself.
+    assert float(replaced(1.0).mean()) == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.01)
+    half = replaced(1e6)
+    assert float(half.max()) == pytest.approx(0.5, abs=0.02)
+    assert float(half.mean()) == pytest.approx((0.5**0.5 - 0.5 / 4) ** 2, abs=0.01)
+
+
+def test_cutmix_of_0_changes_and_draws_nothing():
+    x, target_B, numbers = images(), torch.arange(4), generator()
+    before = numbers.get_state()
+    mixed, target, types, weight = cutmix(x, target_B, None, AugmentConfig(), numbers)
+    assert mixed is x
+    assert target is target_B
+    assert (types, weight) == (None, None)
+    assert torch.equal(numbers.get_state(), before)
 
 
 @pytest.mark.gpu
@@ -195,7 +262,8 @@ def test_a_seed_gives_the_same_views_on_gpu_and_cpu(view):
         numbers = generator(11)
         standardise = Standardiser(mean_PC, std_PC, 0.1, torch.device(device))
         standard = standardise(x.to(device), plate_B, numbers)
-        return view(standardise.jittered(standard, plate_B, numbers), ALL_OF_IT, numbers).cpu()
+        viewed = view(standardise.jittered(standard, plate_B, numbers), ALL_OF_IT, numbers)
+        return cutmix(viewed, plate_B.to(device), None, AugmentConfig(cutmix=1.0), numbers)[0].cpu()
 
     torch.testing.assert_close(on("cuda"), on("cpu"), atol=2e-2, rtol=0)
     assert (on("cuda") - on("cpu")).abs().mean() < 1e-4
@@ -205,13 +273,15 @@ def test_a_seed_gives_the_same_views_on_gpu_and_cpu(view):
 @pytest.mark.parametrize("view", VIEWS)
 def test_on_a_gpu_no_step_makes_the_host_wait(view):
     device = torch.device("cuda")
-    standardise = Standardiser(torch.ones(4, 3), torch.ones(4, 3), 0.1, device)
+    standardise = Standardiser(torch.ones(4, 3), torch.ones(4, 3), 0.1, device, noise=0.1)
+    target_B = torch.arange(16, device=device)
     pixels, upload = torch.zeros(16, 3, 64, 64, dtype=torch.uint8).pin_memory(), Upload(device)
 
     def step():
         plate_B = torch.arange(16) % 4
         x = standardise(upload(pixels), plate_B, generator())
-        return view(standardise.jittered(x, plate_B, generator()), AugmentConfig(), generator())
+        x = view(standardise.jittered(x, plate_B, generator()), AugmentConfig(zoom=(0.5, 1.0)), generator())
+        return cutmix(x, target_B, None, AugmentConfig(cutmix=1.0), generator(), 2)[0]
 
     step()  # allocates
     torch.cuda.synchronize()

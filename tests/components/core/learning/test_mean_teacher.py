@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
+from components.core.config import AugmentConfig
 from components.core.learning import mean_teacher
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.fold_data import FoldWells, fold_wells
@@ -87,6 +88,27 @@ def test_each_pass_is_jittered_by_itself(images, wells, monkeypatch):
         assert (labelled.x_BC != every.x_BC[:count]).all()
         assert (labelled.x_BC != taught.x_BC[:count]).all()
         assert (every.x_BC != taught.x_BC).all()
+
+
+def test_cutmix_mixes_labelled_images_in_the_supervised_pass_alone(images, wells, monkeypatch):
+    leave_views_out(monkeypatch, mean_teacher)
+    numbers, pair = numbered(replace(images, augment=AugmentConfig(cutmix=1.0))), pair_of()
+    mixed = {True: [], False: []}
+
+    def check(_network, args):
+        x, target = args[0][:, 0].flatten(1).numpy(), args[1]
+        found = [np.unique(image.round().astype(int) - 1) for image in x]
+        mixed[target is not None] += [len(each) for each in found]
+        if target is not None:
+            for each, classes in zip(found, target.view(2, -1).T.tolist(), strict=True):
+                assert set(each) <= set(wells.training)
+                assert set(images.table.class_W[each]) <= set(classes)
+
+    pair.student.register_forward_pre_hook(check)
+    pair.teacher.register_forward_pre_hook(lambda _, args: check(_, (args[0], None)))
+    epoch(pair, numbers, wells)
+    assert set(mixed[True]) == {1, 2}
+    assert set(mixed[False]) == {1}
 
 
 def test_passes_share_an_images_jitter_if_configured(images, wells, monkeypatch):

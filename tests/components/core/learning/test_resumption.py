@@ -22,7 +22,10 @@ from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN
 from tests.components.pretrain.training_run import BACKBONES, files
 
 # Everything that draws random numbers is on.
-RANDOM: dict[str, Any] = {"augment": AugmentConfig(), "standardise": StandardiseConfig(channel_noise=0.1)}
+RANDOM: dict[str, Any] = {
+    "augment": AugmentConfig(cutmix=1.0, zoom=(0.7, 1.0)),
+    "standardise": StandardiseConfig(channel_noise=0.1),
+}
 PRETRAINING: PretrainSettings = PRETRAIN.model_copy(update=RANDOM)
 TEACHING: MeanTeacherSettings = MEAN_TEACHER.model_copy(
     update={

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.config import ComputeConfig, PretrainConfig
+from components.core.config import AugmentConfig, ComputeConfig, PretrainConfig
 from components.core.errors import InputError
 from components.core.learning import supervised
 from components.core.learning.batch_norm import domain_of_wells
@@ -235,6 +235,28 @@ def test_several_domains_of_a_step_are_normalised_separately(labelled, monkeypat
             assert one.domains == 3
             assert (plates == plates[:, :1]).all()
             assert len(set(plates[:, 0])) == 3
+
+
+def test_cutmix_mixes_labelled_images_of_a_domain_and_their_classes(labelled, monkeypatch):
+    """In every step; the network gets the classes of both images."""
+    leave_views_out(monkeypatch, supervised)
+    plates = numbered(replace(labelled, augment=AugmentConfig(cutmix=1.0)), "plate", domains_per_step=3)
+    wells, plate_W, class_W = np.arange(0, labelled.table.wells, 2), plates.table.plate_W, plates.table.class_W
+    network = classifier(8, backbone=SLIM)
+    mixed = []
+
+    def check(_network, args):
+        x, target = args[0][:, 0].flatten(1), args[1].view(2, -1)
+        for image, classes in zip(x.numpy() - 1, target.T.tolist(), strict=True):
+            found = np.unique(image.round().astype(int))
+            assert set(found) <= set(wells)
+            assert set(class_W[found]) <= set(classes)
+            assert len(set(plate_W[found])) == 1
+            mixed.append(len(found))
+
+    network.register_forward_pre_hook(check)
+    SupervisedTraining(network, data_of(plates, wells, classes=8), PASSES_CONFIG, 1, ComputeConfig()).run()
+    assert set(mixed) == {1, 2}
 
 
 def test_classes_are_balanced_if_configured(labelled, monkeypatch):
