@@ -136,7 +136,7 @@ def validates(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
     return own
 
 
-SUPERVISED = changed(LAST, mean_teacher={"enabled": False})
+SUPERVISED = changed(LAST, mean_teacher={"enabled": False}, head={"cell_types": True, "linear_weight": 0.8})
 NATURAL = changed(LAST, mean_teacher={"mix": "natural"})
 
 

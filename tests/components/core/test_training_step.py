@@ -47,7 +47,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             "mix": "natural",
         }  # a quarter of a batch is four images
         # Epochs enough to be killed among them.
-        config = changed(RUN, compute=compute, pretrain={"batch_size": 16, "epochs": 8}, mean_teacher=batches)
+        head = {"cell_types": True, "linear_weight": 0.8}  # all of their parameters must get gradients in every part
+        pretrain = {"batch_size": 16, "epochs": 8}
+        config = changed(RUN, compute=compute, pretrain=pretrain, mean_teacher=batches, head=head)
         run = TrainingRun(folder / name, (folder / f"{name} store").as_uri(), config)
         run.normalize(source, f"tiny-{name}")
         return run
@@ -122,7 +124,7 @@ def test_two_processes_equal_one_that_accumulates_two_parts(
         (Manifest.read(path) for path in (together.screen, together.holdout)),
     )
     outputs = tmp_path / "logits", tmp_path / "embeddings"
-    infer(RUN.section(InferSettings), store, *manifests, [together.weights], 0, "HUVEC", *outputs)
+    infer(alone.config.section(InferSettings), store, *manifests, [together.weights], 0, "HUVEC", *outputs)
     for role in ("oof", "unlabelled"):
         of_team, of_one = (read_logits(folder).wells[role] for folder in (together.logits, outputs[0]))
         assert of_team.ids_W == of_one.ids_W != ()
