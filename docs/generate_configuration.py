@@ -33,7 +33,8 @@ pretrain:
 |---|---|
 | `demo` | a simulated screen on two CPU cores, in minutes |
 | `growth` | the growth chart of the [method](method.md) |
-| `rxrx1` | RxRx1 with the published settings, on GPUs |
+| `published` | the [original run](method.md#the-published-profile) on RxRx1, on GPUs |
+| `rxrx1` | the same with two experiments held out and what we recommend instead |
 
 `local`, `cluster`, `card` and `promotion` do not affect results: changing them recomputes nothing.
 """

@@ -140,7 +140,7 @@ def weights_remarks(config: RunConfig) -> list[str]:
         "Where the internet is, write them by `python -c \"import timm, torch; torch.save(timm.create_model('legacy_xception', "
         f"pretrained=True).state_dict(), 'xception.pt')\"`, and set backbones.{n}.weights to the file or its s3:// address"
         for n, backbone in enumerate(config.backbones)
-        if backbone == XCEPTION
+        if backbone.model_copy(update={"depthwise_init": XCEPTION.depthwise_init}) == XCEPTION
     ]
 
 

@@ -30,7 +30,9 @@ _SCREEN = "directory of the screen, or s3://BUCKET/PREFIX"
 Config = Annotated[
     str,
     NameOption(
-        "--config", envvar=CONFIG_VARIABLE, help="shipped configuration (demo, growth, mitocheck, rxrx1) or YAML file"
+        "--config",
+        envvar=CONFIG_VARIABLE,
+        help="shipped configuration (demo, growth, mitocheck, published, rxrx1) or YAML file",
     ),
 ]
 OptionalConfig = Annotated[

@@ -154,6 +154,11 @@ class BackboneConfig(FrozenModel):
     exit: tuple[Count, Count, Count] = Field(
         (1024, 1536, 2048), description="widths of the exit flow; the last is the size of the embedding"
     )
+    depthwise_init: Literal["fan_out", "torch"] = Field(
+        "fan_out",
+        description="for kind xception: initialisation of depthwise convolutions by all outputs (He et al. 2015, arXiv "
+        "1502.01852), or torch's default, as published, whose weights are 11 to 16 times larger at widths of 728 to 1,536",
+    )
     stages: tuple[tuple[Count, ...], ...] = Field(
         ((32, 32), (64, 64), (128, 128), (192,)),
         description="for kind plain: widths of the 3x3 convolutions of each stage; every stage after the first halves the image, "

@@ -19,7 +19,7 @@ from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.run_records import OPTION, Learned, SourceRun
 
-_NO_ARCHITECTURE = {"name", "weights"}
+_NO_ARCHITECTURE = {"name", "weights", "depthwise_init"}
 AT_RANDOM = f"leave {OPTION} out to start from random weights"
 
 

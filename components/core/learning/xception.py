@@ -91,7 +91,7 @@ class Xception(nn.Module):
         )
         self.embedding_size = c
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and (module.groups == 1 or config.depthwise_init == "fan_out"):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

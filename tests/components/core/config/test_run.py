@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from components.core.config import (
-    XCEPTION,
     XCEPTION_LARGE,
     BackboneConfig,
     FrozenModel,
@@ -209,7 +208,7 @@ def test_backbones_may_be_given_by_name():
     (changed,) = RunConfig.load("demo", ["backbones.1.stem=9", "backbones=[xception_slim]"]).backbones
     assert changed.stem == 9
     after = RunConfig.load("rxrx1", ["backbones=[xception]", "backbones.0.stem=24"])
-    assert after.backbones == (XCEPTION.model_copy(update={"stem": 24}),)
+    assert after.backbones == (RunConfig.load("published").backbones[0].model_copy(update={"stem": 24}),)
 
 
 def test_a_change_inside_an_omitted_section_keeps_its_other_defaults(tmp_path: Path):
@@ -253,6 +252,54 @@ def test_changes_may_complete_a_file(tmp_path):
 def test_rejects_impossible_lists_of_validation_experiments(folds: str, message: str):
     with pytest.raises(InputError, match=message):
         RunConfig.load("demo", [f"folds={folds}"])
+
+
+ORIGINAL = {
+    "screen": {"holdout_experiments": (), "controls": "all"},
+    "standardise": {"domain": "plate", "jitter": 0.1, "jitter_per": "image", "channel_noise": 0},
+    "augment": {
+        "geometric_probability": 0.5, "shift": 0.1, "scale": 0.1, "aspect": 0, "zoom": (1, 1), "cutmix": 0, "crop": (0.8, 0.99),
+        "erase_probability": 0.5, "erase_area": (0.02, 0.4), "erase_aspect": (0.3, 3.3), "erase_uniform_aspect": True,
+        "erase_before_crop": True,
+    },
+    "head": {"kind": "arcface", "scale": 30, "margin": 0.1, "batch_norm": False, "cell_types": False, "linear_weight": 0},
+    "pretrain": {
+        "epochs": 160, "batch_size": 64, "optimiser": "adam", "schedule": "steps", "learning_rates": (3e-4, 1e-4, 1e-5),
+        "milestones": (100, 140), "weight_decay": 2e-4, "label_smoothing": 0, "class_balance": 0, "selection": "balanced",
+    },
+    "mean_teacher": {
+        "mix": "natural", "learning_rate": 0.1, "learning_rate_low": 1e-3, "weight_decay": 2e-4, "cycle_epochs": 40,
+        "ratio": {"U2OS": 1, "RPE": 0.5, "HEPG2": 0.5, "HUVEC": 0.25}, "finetune_cycles": 0.5, "cycles": 4, "final_epochs": 5,
+        "final_learning_rate": 1e-4, "ema_decays": (0.5, 0.9, 0.99, 0.999), "ema_epochs": (1, 10, 20), "ema_first_step": 0,
+        "consistency_weight": 100, "ramp_epochs": 5, "pseudo_labels": "hard", "pseudo_label_choice": "argmax",
+        "confident_fractions": (1,), "pseudo_label_weight": 0.05, "pseudo_label_passes": 4, "pseudo_label_blend": 0.9,
+        "keep_classifier": False, "selection": "balanced", "validate_every": 1,
+    },
+    "predict": {"views": 8, "weights": "student"},
+    "prior": {"enabled": True, "balancing": "greedy", "permutations": "cyclic"},
+}  # fmt: skip
+"""Of the original run, as far as known."""
+
+
+def test_the_published_profile_is_the_original_run():
+    config = RunConfig.load("published")
+    shown = {section: getattr(config, section).model_dump(include=set(own)) for section, own in ORIGINAL.items()}
+    assert differences(ORIGINAL, shown) == {}
+    assert [(b.stem, b.entry, b.middle_blocks, b.exit, b.depthwise_init) for b in config.backbones] == [
+        (32, (64, 128, 256, 728), 8, (1024, 1536, 2048), "torch"),
+        (64, (128, 256, 384, 1024), 8, (1024, 1536, 2048), "torch"),
+    ]
+    labelled = {f"{name}-{n + 1:02d}" for name, count in config.simulate.labelled.items() for n in range(count)}
+    assert len(labelled) == 33
+    assert config.folds.validation is not None
+    for names in config.folds.validation:
+        assert len(labelled - set(names)) == 28
+        assert {name.partition("-")[0] for name in names} == set(config.screen.cell_types)
+
+
+def test_the_rxrx1_profile_differs_from_the_published_one_as_it_says():
+    found = differences(RunConfig.load("published").model_dump(), RunConfig.load("rxrx1").model_dump())
+    assert set(found) == {"name", "screen.holdout_experiments", "folds.validation", "prior.balancing"}
 
 
 @pytest.mark.parametrize("bucket", ["data/store", "/data/store", "~/store", "s3:/data", "file://host"])

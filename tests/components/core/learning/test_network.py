@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -150,6 +152,20 @@ def test_no_relu_after_the_last_batch_norm():
     assert (seen[0] < 0).float().mean() == pytest.approx(0.5, abs=0.15)
     assert (embedding_BE < 0).any()
     torch.testing.assert_close(embedding_BE, seen[0].flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("kind", ["fan_out", "torch"])
+def test_depthwise_convolutions_may_start_as_torchs(kind):
+    """By all 9 x 32 outputs the deviation is sqrt(2 / 288); torch's default is uniform up to 1/3."""
+    torch.manual_seed(0)
+    network = Xception(SMALL.model_copy(update={"entry": (32, 32), "middle_blocks": 8, "depthwise_init": kind}))
+    convolutions = [module for module in network.middle.modules() if isinstance(module, nn.Conv2d)]
+    depthwise, pointwise = (
+        [c.weight.flatten() for c in convolutions if (c.groups > 1) == each] for each in (True, False)
+    )
+    expected = math.sqrt(2 / (9 * 32)) if kind == "fan_out" else 1 / math.sqrt(27)
+    assert torch.cat(depthwise).std().item() == pytest.approx(expected, rel=0.03)
+    assert torch.cat(pointwise).std().item() == pytest.approx(math.sqrt(2 / 32), rel=0.03)
 
 
 def test_sizes_of_published_networks():
