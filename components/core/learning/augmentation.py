@@ -1,4 +1,4 @@
-"""Training views, batched on the training device: quarter turns, flips, shift/scale/aspect, crops, random erasing. torch only.
+"""Training views, batched on the training device: turns, flips, shift/scale/aspect, zoom, crop, erasing, CutMix. torch only.
 
 Every random number comes from the generator that is passed in, always on the CPU, so that a seed gives the same views on
 every device. Only a few numbers per image are drawn, and no step makes the host wait for the device. Images are

@@ -19,7 +19,7 @@ from components.core.learning.mean_teacher import Pair, PairEpoch, pseudo_label_
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.team import Replica, Slots
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
-from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, classifier, weights_of
+from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, answering, classifier, weights_of
 
 CONFIG = MEAN_TEACHER.mean_teacher.model_copy(update={"labelled_batch": 6, "unlabelled_batch": 5})
 K = 8  # six treatments, a positive and a negative control
@@ -92,21 +92,25 @@ def test_each_pass_is_jittered_by_itself(images, wells, monkeypatch):
 
 def test_cutmix_mixes_labelled_images_in_the_supervised_pass_alone(images, wells, monkeypatch):
     leave_views_out(monkeypatch, mean_teacher)
-    numbers, pair = numbered(replace(images, augment=AugmentConfig(cutmix=1.0))), pair_of()
-    mixed = {True: [], False: []}
+    logits_K = torch.linspace(-1, 2, K)
+    student, teacher = (answering(classifier(K, seed, SLIM, kind="softmax"), logits_K) for seed in (1, 2))
+    numbers, pair = numbered(replace(images, augment=AugmentConfig(cutmix=1.0))), Pair("slim", student, teacher)
+    mixed, losses = {True: [], False: []}, []
 
     def check(_network, args):
-        x, target = args[0][:, 0].flatten(1).numpy(), args[1]
-        found = [np.unique(image.round().astype(int) - 1) for image in x]
+        well_BN, target = args[0][:, 0].flatten(1).numpy().round().astype(int) - 1, args[1]
+        found = [np.unique(image) for image in well_BN]
         mixed[target is not None] += [len(each) for each in found]
         if target is not None:
+            losses.append(float(-logits_K.log_softmax(0)[images.table.class_W[well_BN]].mean()))
             for each, classes in zip(found, target.view(2, -1).T.tolist(), strict=True):
                 assert set(each) <= set(wells.training)
                 assert set(images.table.class_W[each]) <= set(classes)
 
     pair.student.register_forward_pre_hook(check)
     pair.teacher.register_forward_pre_hook(lambda _, args: check(_, (args[0], None)))
-    epoch(pair, numbers, wells)
+    config = CONFIG.model_copy(update={"learning_rate": 1e-30, "learning_rate_low": 1e-30})
+    assert epoch(pair, numbers, wells, config)["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert set(mixed[True]) == {1, 2}
     assert set(mixed[False]) == {1}
 

@@ -20,6 +20,7 @@ from tests.components.core.learning.recorded_passes import leave_views_out, mark
 from tests.components.core.learning.tiny_networks import (
     EMPTY,
     SLIM,
+    answering,
     classifier,
     data_of,
     pixels_of,
@@ -123,9 +124,7 @@ def test_one_cycle_of_adamw_reaches_the_optimiser(toy, monkeypatch):
 
 def test_labels_are_smoothed(toy):
     """A network that answers the same for every image has a loss that depends on the smoothing alone."""
-    network = classifier(K, kind="softmax")
-    network.head.weight.data.zero_()
-    network.head.bias.data[:] = torch.tensor([0.5, 0.3, 0.2]).log()
+    network = answering(classifier(K, kind="softmax"), torch.tensor([0.5, 0.3, 0.2]).log())
     config = CONFIG.model_copy(
         update={"epochs": 1, "batch_size": 40, "learning_rates": (1e-30,), "label_smoothing": 0.3}
     )
@@ -238,25 +237,30 @@ def test_several_domains_of_a_step_are_normalised_separately(labelled, monkeypat
 
 
 def test_cutmix_mixes_labelled_images_of_a_domain_and_their_classes(labelled, monkeypatch):
-    """In every step; the network gets the classes of both images."""
+    """In every step; the network gets the classes of both images, which count by their pixels."""
     leave_views_out(monkeypatch, supervised)
     plates = numbered(replace(labelled, augment=AugmentConfig(cutmix=1.0)), "plate", domains_per_step=3)
     wells, plate_W, class_W = np.arange(0, labelled.table.wells, 2), plates.table.plate_W, plates.table.class_W
-    network = classifier(8, backbone=SLIM)
-    mixed = []
+    logits_K = torch.linspace(-1, 2, 8)
+    network = answering(classifier(8, backbone=SLIM, kind="softmax"), logits_K)
+    mixed, losses = [], []
 
     def check(_network, args):
-        x, target = args[0][:, 0].flatten(1), args[1].view(2, -1)
-        for image, classes in zip(x.numpy() - 1, target.T.tolist(), strict=True):
-            found = np.unique(image.round().astype(int))
+        well_BN = args[0][:, 0].flatten(1).numpy().round().astype(int) - 1
+        losses.append(float(-logits_K.log_softmax(0)[class_W[well_BN]].mean()))
+        for image, classes in zip(well_BN, args[1].view(2, -1).T.tolist(), strict=True):
+            found = np.unique(image)
             assert set(found) <= set(wells)
             assert set(class_W[found]) <= set(classes)
             assert len(set(plate_W[found])) == 1
             mixed.append(len(found))
 
     network.register_forward_pre_hook(check)
-    SupervisedTraining(network, data_of(plates, wells, classes=8), PASSES_CONFIG, 1, ComputeConfig()).run()
+    config = PASSES_CONFIG.model_copy(update={"learning_rates": (1e-30,), "epochs": 1})
+    training = SupervisedTraining(network, data_of(plates, wells, classes=8), config, 1, ComputeConfig())
+    training.run()
     assert set(mixed) == {1, 2}
+    assert training.history[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_classes_are_balanced_if_configured(labelled, monkeypatch):
