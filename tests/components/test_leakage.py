@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.learning.fold_data import groups_of_fold
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
+from components.core.screen.manifests import dealt_again
 from components.core.storage.arrays import USES, read_logits
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
 from components.core.storage.object_store import ObjectStore
@@ -73,6 +74,11 @@ def screens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Screen]:
     return {config.folds.split: packed(tmp_path_factory.mktemp(config.folds.split), config) for config in (LAST, WELLS)}
 
 
+def fold_of(config: RunConfig) -> int:
+    """The fold to train."""
+    return FOLD if config.folds.train is None else config.folds.train[0]
+
+
 @dataclass(frozen=True)
 class Trained:
     """The results of a chain of steps, without durations."""
@@ -90,8 +96,8 @@ def train(folder: Path, config: RunConfig, screen: Screen, epochs: int | None = 
         config = changed(config, pretrain={"epochs": epochs})
     bases = [folder / f"base-{backbone.name}" for backbone in config.backbones]
     for backbone, base in zip(config.backbones, bases, strict=True):
-        pretrain(config.section(PretrainSettings), screen.store, screen.training, FOLD, backbone.name, base)
-    part, logits, embeddings = (FOLD, CELL_TYPE), folder / "logits", folder / "embeddings"
+        pretrain(config.section(PretrainSettings), screen.store, screen.training, fold_of(config), backbone.name, base)
+    part, logits, embeddings = (fold_of(config), CELL_TYPE), folder / "logits", folder / "embeddings"
     if config.mean_teacher.enabled:
         settings, tuned, final = config.section(MeanTeacherSettings), folder / "tuned", folder / "final"
         finetune(settings, screen.store, screen.training, bases, *part, tuned)
@@ -127,28 +133,37 @@ def relabelled(manifest: Manifest, picked: Callable[[PlateRecord, int], bool], s
     return manifest.model_copy(update={"plates": tuple(map(plate_of, manifest.plates))})
 
 
-def validates(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
+def validates(manifest: Manifest, fold: int = FOLD) -> Callable[[PlateRecord, int], bool]:
     """Whether the fold validates on a well."""
 
     def own(plate: PlateRecord, n: int) -> bool:
-        return (plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment)) == FOLD
+        if plate.well_folds:
+            return plate.well_folds[n] == fold
+        return manifest.folds.get(plate.experiment) == fold or fold in manifest.more_folds.get(plate.experiment, ())
 
     return own
 
 
 SUPERVISED = changed(LAST, mean_teacher={"enabled": False}, head={"cell_types": True, "linear_weight": 0.8})
-NATURAL = changed(LAST, mean_teacher={"mix": "natural"})
+GROWING = {"confident_by": "epoch", "confident_fractions": (0.4, 1.0), "pseudo_label_choice": "assignment"}
+OVERLAPPING = changed(
+    LAST,
+    mean_teacher={"mix": "natural", **GROWING},
+    folds={"validation": (("HUVEC-01", "HUVEC-02"), ("RPE-01", "HUVEC-01")), "train": (1,)},
+)
 
 
 @pytest.mark.parametrize(
-    "config", [LAST, WELLS, SUPERVISED, NATURAL], ids=["experiments", "wells", "supervised", "natural mix"]
+    "config", [LAST, WELLS, SUPERVISED, OVERLAPPING], ids=["experiments", "wells", "supervised", "overlapping"]
 )
 def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_prediction(tmp_path, screens, config):
     screen = screens[config.folds.split]
+    if config.folds.validation:
+        screen = replace(screen, training=dealt_again(screen.training, config.folds))
     true = train(tmp_path / "true", config, screen)
     assert true.weights
     assert [len(true.logits[role][0]) for role in USES] == [6, 6, 6]
-    own = validates(screen.training)
+    own = validates(screen.training, fold_of(config))
     # Labels on unlabelled wells would be a leak of the truth that no table of the screen can cause.
     hidden = relabelled(screen.training, lambda plate, n: own(plate, n) or not plate.labelled)
     blind = train(tmp_path / "blind", config, Screen(screen.store, hidden, screen.holdout))
