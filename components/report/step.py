@@ -148,7 +148,7 @@ def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectS
     history = list({tuple(record.get(name) for name in key): record for record in records}.values())
     cell_types = [output.cell_type for output in outputs]
     validated = {(f["fold"], o.cell_type): f["validated"] for o in outputs for f in o.meta.get("folds", [])}
-    metrics = build_metrics(report.predictions, cell_types, history, validated)
+    metrics = build_metrics(report.predictions, cell_types, history, validated, report.screen.more_folds)
     metrics["temperatures"] = report.temperatures
     if not report.prior_used:
         metrics["plate_design"] = False
@@ -173,7 +173,7 @@ def _of_new_plates(
     assert model is not None
     wells = measure_wells(plates, predictions, store if store is not None else ObjectStore(plates.store))
     quality = plate_quality(plates.plates, report.screen.plates, wells, predictions, report.holdout.channels)
-    scores = build_metrics(predictions, [output.cell_type for output in outputs], [], {})
+    scores = build_metrics(predictions, [output.cell_type for output in outputs], [], {}, {})
     metrics: dict[str, Any] = {
         name: scores[name] for name in ("schema", "holdout", "wells", "labels", "calibration") if name in scores
     }

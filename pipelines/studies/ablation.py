@@ -91,7 +91,11 @@ def read_study(file: Path, paths: Sequence[str], screens: Sequence[str], rows: S
     for option, wanted, known in (("--screens", screens, study.screens), ("--rows", rows, study.rows)):
         if unknown := [name for name in wanted if name not in known]:
             raise InputError(f"{option}: {file.name} has no {', '.join(unknown)}; known are {', '.join(known)}")
-    missing = {name: _placeholders(screen) - set(folders) for name, screen in study.screens.items()}
+    placeholders = {name: _placeholders(screen) for name, screen in study.screens.items()}
+    if unknown := sorted(set(folders).difference(*placeholders.values())):
+        names = ", ".join(sorted(set().union(*placeholders.values()))) or "none"
+        raise InputError(f"--path: {file.name} has no folder {', '.join(unknown)}; known are {names}")
+    missing = {name: own - set(folders) for name, own in placeholders.items()}
     chosen = screens or [name for name in study.screens if not missing[name]]
     if lacking := sorted({name for screen in chosen for name in missing[screen]}):
         raise InputError(f"{', '.join(chosen)}: give {' '.join(f'--path {name}=DIR' for name in lacking)}")

@@ -163,14 +163,16 @@ def read_config(name_or_file: str, extended_by: tuple[Path, ...] = ()) -> Any:
         extended_by: the files that led to this one, the latest last.
 
     Raises:
-        InputError: no such file, not YAML, or a file that extends itself.
+        InputError: no such file, not YAML, no mapping, or a file that extends itself.
     """
     if extended_by and (beside := extended_by[-1].parent / name_or_file).is_file():
         name_or_file = str(beside)
     path = find_config(name_or_file)
-    if path in extended_by:
+    if path.resolve() in [each.resolve() for each in extended_by]:
         raise InputError(f"{path}: extends itself, by {' and '.join(str(each) for each in extended_by)}")
     data = read_yaml(path)
+    if extended_by and not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping of sections, got {type(data).__name__}")
     if not isinstance(data, dict) or "extends" not in data:
         return data
     base = data.pop("extends")

@@ -361,6 +361,8 @@ class SimulateConfig(FrozenModel):
     def _fits_a_plate(self) -> Self:
         if self.photographs and self.bits != 8:
             raise ValueError("photographs have 8 bits; set bits to 8")
+        if self.photographs and self.traits:
+            raise ValueError("traits are of drawn cells; leave them out with photographs, or photographs with them")
         rows, columns = PLATE_FORMATS[self.plate_format]
         room = (rows - 2) * (columns - 2) if self.plate_format >= 384 else rows * columns
         if self.compounds is None:

@@ -3,7 +3,7 @@
 Columns of a predictions table, a row a treatment well, none missing unless noted:
     score: out_of_fold, unlabelled or holdout, see SCORES.
     id_code, experiment, plate, well, cell_type.
-    fold: int, the fold that validates on the well; -1 if none does.
+    fold: int, the first fold that validates on the well; -1, or a number that no fold has, if none does.
     perturbation, raw_perturbation, group_perturbation: labels in the screen's encoding, see LABEL.
     confidence, raw_confidence, group_confidence: calibrated probabilities of those, float.
     margin: lead of the assigned perturbation over the most probable other one, float.
@@ -15,7 +15,7 @@ Columns of a predictions table, a row a treatment well, none missing unless note
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -148,6 +148,7 @@ def build_metrics(
     cell_types: Sequence[str],
     history: Sequence[Mapping[str, Any]],
     validated: Mapping[tuple[int, str], bool],
+    more_folds: Mapping[str, Collection[int]],
 ) -> dict[str, Any]:
     """The content of metrics.json: accuracies by score, stage and cell type, folds, throughput, wells, labels, calibration errors.
 
@@ -156,13 +157,16 @@ def build_metrics(
         cell_types: in the order of the columns.
         history: one record an epoch, each once.
         validated: by fold and cell type, whether the fold had validation wells of it.
+        more_folds: further folds that validate on an experiment, by its name, where folds overlap; each of them is then scored
+            on its wells' means over all of them.
     """
     wells = {score: known for score in SCORES if not (known := scored(predictions, score)).empty}
     tables = {score: score_table(known, cell_types) for score, known in wells.items()}
     out_of_fold = scored(predictions, "out_of_fold")
     folds = []
     for fold in sorted({int(fold) for fold in out_of_fold["fold"] if fold >= 0} | {fold for fold, _ in validated}):
-        own = out_of_fold[out_of_fold["fold"] == fold]
+        further = [experiment for experiment, others in more_folds.items() if fold in others]
+        own = out_of_fold[(out_of_fold["fold"] == fold) | out_of_fold["experiment"].isin(further)]
         table = score_table(own, cell_types)
         unvalidated = sorted(name for (number, name), done in validated.items() if number == fold and not done)
         balanced = balanced_accuracy(own)

@@ -100,15 +100,21 @@ def check_sphering(plates: Iterable[Plate], config: EmbeddingsConfig, backbones:
     """Checks, before anything is trained, that a screen's tables have the controls that `sphered` needs.
 
     Raises:
-        InputError: as `sphered`, with the cell type.
+        InputError: as `sphered`, with the cell type; or a timm model without shrinkage.
     """
     if not config.enabled or config.sphering == "none":
         return
+    timm = [backbone.name for backbone in backbones if backbone.kind == "timm"]
+    if timm and config.shrinkage == 0:
+        raise InputError(
+            f"embeddings.shrinkage is 0, for which {_FIELD} controls needs more control wells than the embedding has numbers, and "
+            f"those of {timm[0]}, a timm model, are not known before it is trained; raise it, as to 0.1"
+        )
     of_type: dict[str, list[Plate]] = {}
     for plate in plates:
         of_type.setdefault(plate.cell_type, []).append(plate)
     sizes = [b.stages[-1][-1] if b.kind == "plain" else b.exit[-1] for b in backbones if b.kind != "timm"]
-    widest = max(sizes, default=None)  # that of a timm model is known only when it is built
+    widest = max(sizes, default=None)
     for cell_type, own in of_type.items():
         wells = [(p, well) for p, plate in enumerate(own) for well in plate.wells if well.role != "treatment"]
         plate_N = np.array([p for p, _ in wells], dtype=np.intp)

@@ -58,7 +58,8 @@ def check_networks(
                 )
     for field in ("kind", "batch_norm", "cell_types", "linear_weight"):
         ours, theirs = getattr(head, field), getattr(source.head, field)
-        if ours != theirs:
+        # Any share of the linear classifier has the same weights.
+        if ours != theirs and not (field == "linear_weight" and ours and theirs):
             raise InputError(
                 f"{OPTION}: head.{field} is {ours}, but {theirs} in {run}; make them the same, or {AT_RANDOM}"
             )
@@ -112,7 +113,8 @@ def _scored(
         if plate.labelled:
             wells = tuple(well.id_code for well in treatments if well.perturbation is not None)
             of_plate = frozenset(folds.get(plate.experiment, ()))
-            own = tuple(frozenset({well_folds[well]}) if well in well_folds else of_plate for well in wells)
+            # A well that no fold got, -1, is learned by none.
+            own = tuple(frozenset({well_folds[well]} - {-1}) if well in well_folds else of_plate for well in wells)
             found.append(Scored(plate.experiment, "validation", own, wells))
     return found
 

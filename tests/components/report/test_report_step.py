@@ -63,6 +63,15 @@ def test_scores_agree_with_counting(report: Path, finished_run: SyntheticRun) ->
     assert metrics["temperatures"] == dict.fromkeys(SKILL, TEMPERATURE)
 
 
+def test_an_experiment_of_overlapping_folds_counts_in_each(report: Path, changed: dict[str, Any]) -> None:
+    screen, before = Manifest.read(changed["screen"]), read_metrics(report)
+    more = {name: (1,) for name, fold in screen.folds.items() if fold == 0}
+    changed["screen"].write_text(screen.model_copy(update={"more_folds": more}).model_dump_json())
+    first, second = run(**changed)["folds"]
+    assert first == before["folds"][0]
+    assert second["raw"] == before["out_of_fold"]["raw"]
+
+
 def test_confidences_without_fitted_temperatures_are_not_called_calibrated(
     report: Path, changed: dict[str, Any], tmp_path: Path
 ) -> None:

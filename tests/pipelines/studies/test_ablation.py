@@ -85,6 +85,7 @@ def test_a_study_names_its_screens_rows_and_folders(tmp_path: Path):
         (([], ["other"], []), r"--screens: study\.yaml has no other; known are simulated, folder"),
         (([], [], ["hard"]), "--rows: study.yaml has no hard; known are as it is"),
         ((["data"], [], []), "--path 'data': expected NAME=DIR"),
+        ((["date=/d"], [], []), r"--path: study\.yaml has no folder date; known are data"),
     ]:
         with pytest.raises(InputError, match=message):
             read_study(study, *arguments)

@@ -46,7 +46,7 @@ def source_sites(folder: str, channels: int, diameter: float) -> dict[str, list[
         InputError: no such images, or one that cannot be read.
     """
     found: dict[str, list[Array]] = {}
-    for first in sorted(Path(folder).rglob("*_w1.png")):
+    for first in sorted(Path(folder).resolve().rglob("*_w1.png")):
         planes = []
         for channel in range(1, channels + 1):
             path = first.with_name(first.name.replace("_w1.png", f"_w{channel}.png"))
@@ -112,7 +112,8 @@ def perturbed_cells(
     if perturbation is not None:
         drawn = stream(seed, "operators", cell_type, perturbation)
         for kind, noise in zip(drawn.choice(len(OPERATORS), OPERATOR_COUNT, replace=False), noise_J, strict=True):
-            channel, step = int(drawn.integers(len(image_CHW))), int(drawn.integers(1, len(image_CHW)))
+            # Of a single channel, the other one is itself.
+            channel, step = int(drawn.integers(len(image_CHW))), int(drawn.integers(1, max(2, len(image_CHW))))
             amount, period = float(drawn.standard_normal()) * strength + float(noise), float(drawn.uniform(2.5, 7.0))
             plane_HW, other_HW = image_CHW[channel], image_CHW[(channel + step) % len(image_CHW)]
             image_CHW[channel] = np.maximum(OPERATORS[kind](plane_HW, other_HW, amount, period, rng), 0.0)

@@ -351,3 +351,6 @@ def test_what_extends_a_file_can_be_wrong_in(tmp_path: Path) -> None:
     assert "extends itself" in error(tmp_path, "extends: run.yaml")
     assert "no such file" in error(tmp_path, "extends: nothing")
     assert "extends: expected the name or file" in error(tmp_path, "extends: [demo]")
+    (tmp_path / "list.yaml").write_text("- demo")
+    assert "list.yaml: expected a mapping of sections, got list" in error(tmp_path, "extends: list.yaml\nseed: 1")
+    assert "extends itself" in error(tmp_path, f"extends: ../{tmp_path.name}/run.yaml"), "by another path"

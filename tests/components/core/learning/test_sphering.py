@@ -155,3 +155,7 @@ def test_screens_without_enough_controls_are_refused_before_they_train():
     message = "none is left to measure their variation; set embeddings.sphering to none"
     assert message in fault_of(only(given, first), 0.1)
     check_sphering(plates_of(bare), EmbeddingsConfig(), [])
+    timm = [BackboneConfig(name="resnet", kind="timm", model="resnet50")]
+    with pytest.raises(InputError, match=r"^embeddings\.shrinkage is 0, .* those of resnet, .* raise it"):
+        check_sphering(plates_of(given), EmbeddingsConfig(sphering="controls"), timm)
+    check_sphering(plates_of(given), EmbeddingsConfig(sphering="controls", shrinkage=0.1), timm)

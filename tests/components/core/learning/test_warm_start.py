@@ -125,6 +125,10 @@ def roles(screen: Manifest, fold: int) -> dict[str, set[str]]:
     return found
 
 
+def test_a_well_that_no_fold_got_is_learned_by_none() -> None:
+    assert learned_by(manifest({"E-1": (-1, 0, 1)}), 0).wells == {"E-1": ("E-1_P_1_C02",)}
+
+
 def experiments(wells: set[str]) -> set[str]:
     return {well.split("_")[0] for well in wells}
 
@@ -165,6 +169,13 @@ def test_tables_and_manifest_agree_on_scored_wells(tmp_path: Any) -> None:
     normalize(config, tmp_path / "screen", MemoryStore(), *paths, check_scored=found.append)
     by_manifest = scored_by(Manifest.read(paths[0]), ["HUVEC-02"])
     assert sorted(found[0], key=repr) == sorted(by_manifest, key=repr)
+
+
+def test_the_share_of_the_linear_classifier_may_change() -> None:
+    joint = replace(NETWORKS, head=HeadConfig(linear_weight=0.5))
+    check_networks(joint, [SLIM], HeadConfig(linear_weight=0.8), (0,), ["HUVEC"])
+    with pytest.raises(InputError, match=r"head\.linear_weight is 0\.0, but 0\.5 in run old-1"):
+        check_networks(joint, [SLIM], HeadConfig(), (0,), ["HUVEC"])
 
 
 NETWORKS = SourceRun("old-1", {"slim": SLIM, "small": SMALL}, HeadConfig(), source(THEN).weights)

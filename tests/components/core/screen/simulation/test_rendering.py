@@ -11,6 +11,7 @@ from components.core.errors import InputError
 from components.core.screen.simulation.batch_effects import plate_effect
 from components.core.screen.simulation.cells import TRAITS, perturbation_shifts
 from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
+from components.core.screen.simulation.real_cells import perturbed_cells
 from components.core.screen.simulation.rendering import render_site
 from components.core.screen.simulation.writer import simulate
 
@@ -119,8 +120,18 @@ def test_photographs_that_cannot_be_used_are_refused(tmp_path: Path):
         render_site(settings, plate, plate.wells[0], 1)
     with pytest.raises(InputError, match="no site of HUVEC"):
         simulate(settings_of(photographs=str(tmp_path / "p"), labelled={"HUVEC": 1}, unlabelled={}), tmp_path / "out")
+    with pytest.raises(ValueError, match="traits are of drawn cells"):
+        settings_of(photographs=str(tmp_path), traits=("er_texture",))
     with pytest.raises(InputError, match=r"simulate\.photographs: .*/none: no images"):
         simulate(settings_of(photographs=str(tmp_path / "none")), tmp_path / "out")
+
+
+def test_photographs_may_have_a_single_channel():
+    site_CHW = np.random.default_rng(0).random((1, 100, 100), dtype=np.float32) * 100
+    images = [
+        perturbed_cells(0, [site_CHW], (32, 32), "RPE", p, 1.0, np.zeros(4), np.random.default_rng(0)) for p in range(9)
+    ]
+    assert all(image.shape == (1, 32, 32) and np.isfinite(image).all() for image in images)
 
 
 def test_only_the_chosen_traits_shift():
