@@ -145,6 +145,14 @@ def run_ablation(
         for screen, kind in study.screens.items()
         for row, own in study.rows.items()
     }
+    for (row, screen, _), config in configs.items():
+        if study.screens[screen].screen is None:
+            if not config.simulate.unlabelled:
+                raise InputError(
+                    f"{screen}, {row}: its unlabelled wells are scored; set simulate.unlabelled to at least one"
+                )
+        elif config.folds.count == 1 and config.folds.validation is None:
+            raise InputError(f"{screen}, {row}: its out-of-fold wells are scored; set folds.count to 2 or more")
     any_config = next(iter(configs.values()))
     ObjectStore(any_config.store.address).check()
     scores: dict[str, Scores] = {screen: Scores() for screen in study.screens}

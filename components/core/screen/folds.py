@@ -115,7 +115,7 @@ def experiment_folds(
     if unknown:
         raise InputError(
             f"folds.validation: no labelled experiment that is not held out is named {shortened(unknown)}; there "
-            f"{'is' if len(present) == 1 else 'are'} {shortened(present)}"
+            f"{'is' if len(present) == 1 else 'are'} {shortened(present)}; correct the lists, or set folds.validation to null"
         )
     listed = {name: tuple(f for f, names in enumerate(config.validation) if name in names) for name in present}
     return {name: folds or (config.count,) for name, folds in listed.items()}

@@ -8,7 +8,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from pipelines.studies.ablation import SHIPPED, read_study
+from pipelines.studies.ablation import SHIPPED, read_study, run_ablation
 from tests.pipelines.studies.test_growth import CONFIG
 from tests.pipelines.tiny_run import Cellsignal
 
@@ -89,6 +89,20 @@ def test_a_study_names_its_screens_rows_and_folders(tmp_path: Path):
     ]:
         with pytest.raises(InputError, match=message):
             read_study(study, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("screen", "change", "message"),
+    [
+        ("folder", "folds={count: 1}", "folder, as it is: its out-of-fold wells are scored; set folds.count"),
+        ("simulated", "simulate.unlabelled={}", "simulated, as it is: its unlabelled wells are scored; set"),
+    ],
+)
+def test_a_screen_whose_scored_wells_are_missing_is_refused(tmp_path: Path, monkeypatch, screen, change, message):
+    study = read_study(written(tmp_path), ["data=/d"], [screen], [])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run_ablation(study, ["1"], [change], None, tmp_path / "out")
 
 
 def test_every_row_of_the_shipped_study_is_a_valid_configuration():
