@@ -31,8 +31,11 @@ pretrain:
 
 | shipped | for |
 |---|---|
-| `demo` | a simulated screen on two CPU cores, in minutes |
+| `cpu-small` | small images on CPUs, in minutes; all labels are learned |
+| `gpu-1h` | RxRx1 in about one GPU-hour; all labels are learned |
+| `demo` | a simulated screen on two CPU cores, in minutes, by the whole method; two experiments are held out |
 | `growth` | the growth chart of the [method](method.md) |
+| `mitocheck` | [single cells](mitocheck.md), by the settings of `cpu-small` |
 | `published` | the [original run](method.md#the-published-profile) on RxRx1, on GPUs |
 | `rxrx1` | the same with two experiments held out and what we recommend instead |
 

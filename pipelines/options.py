@@ -32,7 +32,7 @@ Config = Annotated[
     NameOption(
         "--config",
         envvar=CONFIG_VARIABLE,
-        help="shipped configuration (demo, growth, mitocheck, published, rxrx1) or YAML file",
+        help="shipped configuration (cpu-small, demo, gpu-1h, growth, mitocheck, published, rxrx1) or YAML file",
     ),
 ]
 OptionalConfig = Annotated[

@@ -45,7 +45,7 @@ def _epoch_row() -> Row:
     found = in_child("tests.bench.training", "epoch")
     ready, epoch = (np.array(found[name]) for name in ("ready", "epoch"))
     note = (
-        f"an epoch of the demo's xception_small from packed sites; baseline its steps on ready tensors; ratios "
+        f"an epoch of the demo's plain from packed sites; baseline its steps on ready tensors; ratios "
         f"{(epoch / ready).min():.2f} to {(epoch / ready).max():.2f}; {found['wait']:.1%} of the time waiting for data"
     )
     rate, baseline = float(np.median(epoch)), float(np.median(ready))

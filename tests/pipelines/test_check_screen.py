@@ -15,7 +15,7 @@ from components.core.config import RunConfig, ScreenConfig
 from components.core.screen.inspection import checked_screen, inspect_screen
 from components.core.screen.screen_source import ScreenDirectory
 from pipelines.cli import app
-from tests.tiny_screen import SIZE, TinyScreen, write_png
+from tests.tiny_screen import LABELLED, SIZE, TinyScreen, write_png
 
 
 def check(*arguments: object, code: int = 0) -> dict[str, object]:
@@ -37,6 +37,8 @@ def test_a_good_screen_is_summed_up_and_its_configuration_accepts_it(tmp_path: P
     assert (summary["image_sizes"], summary["pixel_types"]) == ([[SIZE, SIZE]], ["uint8"])
     loaded = RunConfig.load(str(config))
     assert (loaded.screen.cell_types, loaded.screen.image_size) == (("HUVEC", "RPE"), SIZE)
+    assert loaded.backbones == RunConfig.load("cpu-small").backbones, "small images: the preset for CPUs"
+    assert loaded.folds.count == len(LABELLED)
     assert inspect_screen(ScreenDirectory(tiny.root), loaded.screen).findings == ()
 
 

@@ -274,6 +274,10 @@ def _summary(screen: Screen, headers: _Headers) -> dict[str, Any]:
     }
 
 
+CPU_PIXELS = 128
+"""Images up to this side are small enough for training on CPUs."""
+
+
 def _starting_config(
     source: ScreenSource, screen: Screen, config: ScreenConfig, layout: str, headers: _Headers, column: str
 ) -> str:
@@ -296,7 +300,11 @@ def _starting_config(
     name = re.sub(r"[^A-Za-z0-9]+", "-", source.address().rstrip("/").rpartition("/")[2]).strip("-")[:30] or "screen"
     parts = ["# Written by cellsignal check-screen; docs/configuration.md lists all fields.\n"]
     parts.append(yaml.safe_dump({"name": name}, sort_keys=False))
+    if headers.shapes and min(headers.shapes.most_common(1)[0][0]) <= CPU_PIXELS:
+        parts.append("extends: cpu-small  # minutes on CPUs; without this line, the published method on GPUs\n")
+    else:
+        parts.append("# extends: gpu-1h  # about an hour of one GPU; without this line, the published method\n")
     parts.append(yaml.safe_dump({"screen": section}, sort_keys=False, default_flow_style=None, width=120))
-    if 1 < labelled < 5:
-        parts.append(f"folds: {{count: {labelled}}}  # one for each labelled experiment\n")
+    count = labelled if 1 < labelled < 5 else 5
+    parts.append(f"folds: {{count: {count}}}  # 1 learns all labels, but gives no out-of-fold scores\n")
     return "".join(parts)

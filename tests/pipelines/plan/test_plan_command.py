@@ -63,7 +63,7 @@ def test_tables_fit_into_a_hundred_columns(capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_finished_run_is_planned_by_its_own_rates(planned: Callable[..., dict[str, Any]]):
-    plan = planned("demo", measured=RECORDED)
+    plan = planned(str(RECORDED / "config.yaml"), measured=RECORDED)
     assert plan["basis"] == "measured"
     taken: dict[str, float] = {}
     for task in json.loads((RECORDED / "lineage.json").read_text())["steps"]:

@@ -19,7 +19,7 @@ CONFIG = RunConfig.load("demo")
 COUNTS = training_graph(CONFIG).counts()
 TOTAL = sum(COUNTS.values())
 FINETUNE = {"step": "finetune", "fold": 1, "cell_type": "RPE"}
-PRETRAIN = {"step": "pretrain", "fold": 0, "backbone": "xception_slim"}
+PRETRAIN = {"step": "pretrain", "fold": 0, "backbone": "plain_slim"}
 LONG = "RPE: experiment RPE-01 (out of fold): " + "the arrangement of plate groups is not clear; " * 4 + "its end"
 
 
@@ -60,7 +60,7 @@ def test_the_lines_of_a_recorded_run():
     screen.event("epoch", **PRETRAIN, **epoch(1, accuracy=0.5))
     screen.event("note", 20, **PRETRAIN, message="checkpoint found")
     screen.event("start", **FINETUNE)
-    screen.event("epoch", **FINETUNE, backbone="xception_small", **epoch(2))
+    screen.event("epoch", **FINETUNE, backbone="plain", **epoch(2))
     screen.event("failed", **FINETUNE, kind="step", message="out of memory")
     assert [line.split("  [run: about")[0] for line in screen.lines()] == [
         f"[0/{TOTAL} tasks] normalize: started",
@@ -68,14 +68,14 @@ def test_the_lines_of_a_recorded_run():
         # 2 of 4 came too soon after it
         f"[0/{TOTAL} tasks] normalize: 3 of 4 plates",
         f"[1/{TOTAL} tasks] normalize: done in 1 min 12 s",
-        f"[1/{TOTAL} tasks] pretrain fold 0 xception_slim: started",
-        f"[1/{TOTAL} tasks] pretrain fold 0 xception_slim: epoch 1/4, loss 1.250, validation accuracy 0.500, "
+        f"[1/{TOTAL} tasks] pretrain fold 0 plain_slim: started",
+        f"[1/{TOTAL} tasks] pretrain fold 0 plain_slim: epoch 1/4, loss 1.250, validation accuracy 0.500, "
         "210 sites/s, 1 min 05 s left",
-        f"[1/{TOTAL} tasks] pretrain fold 0 xception_slim: checkpoint found, 1 min 05 s left",
+        f"[1/{TOTAL} tasks] pretrain fold 0 plain_slim: checkpoint found, 1 min 05 s left",
         f"[1/{TOTAL} tasks] finetune fold 1 RPE: started",
-        f"[1/{TOTAL} tasks] finetune fold 1 RPE: xception_small epoch 2/4, loss 1.250, 210 sites/s, 1 min 05 s left",
+        f"[1/{TOTAL} tasks] finetune fold 1 RPE: plain epoch 2/4, loss 1.250, 210 sites/s, 1 min 05 s left",
     ]
-    assert list(screen.display.running) == ["pretrain fold 0 xception_slim"]
+    assert list(screen.display.running) == ["pretrain fold 0 plain_slim"]
 
 
 def test_a_warning_is_one_line_in_a_log_however_long():
@@ -122,7 +122,7 @@ def test_at_a_constant_pace_the_time_left_falls_to_nothing(pace: float):
 def test_fetched_results_shorten_what_is_left_but_do_not_speed_up_the_pace():
     screen = Screenful()
     for fold in range(CONFIG.folds.count):
-        for backbone in ("xception_small", "xception_slim"):
+        for backbone in ("plain", "plain_slim"):
             screen.event("start", step="pretrain", fold=fold, backbone=backbone)
             screen.event("finish", 1, step="pretrain", fold=fold, backbone=backbone, seconds=1)
     assert screen.display.seconds_left() is None
@@ -144,7 +144,7 @@ def test_the_live_table_fits_the_terminal_and_shows_each_task_once(width: int):
         for task in (PRETRAIN, pseudo_label):
             screen.event("start", **task)
             for number in (1, 2):
-                screen.event("epoch", 60, **{"backbone": "xception_small", **task}, **epoch(number, accuracy=0.5))
+                screen.event("epoch", 60, **{"backbone": "plain", **task}, **epoch(number, accuracy=0.5))
         screen.event("warning", step="assign", message=LONG)
     drawn = screen.drawn()
     assert all(len(line) <= width for line in drawn)

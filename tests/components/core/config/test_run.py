@@ -203,10 +203,10 @@ def test_every_field_has_a_description():
 
 def test_backbones_may_be_given_by_name():
     _, slim = RunConfig.load("demo").backbones
-    found = RunConfig.load("demo", ["backbones=[xception_large, xception_slim]"]).backbones
+    found = RunConfig.load("demo", ["backbones=[xception_large, plain_slim]"]).backbones
     assert found == (XCEPTION_LARGE, slim)
-    (changed,) = RunConfig.load("demo", ["backbones.1.stem=9", "backbones=[xception_slim]"]).backbones
-    assert changed.stem == 9
+    (changed,) = RunConfig.load("demo", ["backbones.1.stages=[[9]]", "backbones=[plain_slim]"]).backbones
+    assert changed.stages == ((9,),)
     after = RunConfig.load("rxrx1", ["backbones=[xception]", "backbones.0.stem=24"])
     assert after.backbones == (RunConfig.load("published").backbones[0].model_copy(update={"stem": 24}),)
 

@@ -6,8 +6,8 @@ from components.core.config import RunConfig
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 
 FINGERPRINTS = {
-    "pretrain small": lambda run: run.section(PretrainSettings).fingerprint_of("xception_small"),
-    "pretrain slim": lambda run: run.section(PretrainSettings).fingerprint_of("xception_slim"),
+    "pretrain small": lambda run: run.section(PretrainSettings).fingerprint_of("plain"),
+    "pretrain slim": lambda run: run.section(PretrainSettings).fingerprint_of("plain_slim"),
     "finetune": lambda run: run.section(MeanTeacherSettings).finetune_fingerprint(),
     "pseudo_label": lambda run: run.section(MeanTeacherSettings).fingerprint(),
     "infer": lambda run: run.section(InferSettings).fingerprint(),
@@ -24,7 +24,7 @@ def changed(change: str, *also: str) -> set[str]:
 
 CHANGES: list[tuple[set[str], str, str]] = [
     (ALL, "", "seed=5 screen.controls=training standardise.domain=experiment batch_norm.domain=plate head.margin=0.2"),
-    (PRETRAIN, "pretrain.", "epochs=20"),
+    (PRETRAIN, "pretrain.", "epochs=21"),
     ({"finetune", "pseudo_label"}, "mean_teacher.", "learning_rate=0.01 cycles=2 finetune_cycles=0.5 mix=natural"),
     ({"finetune", "pseudo_label"}, "mean_teacher.", "pseudo_labels=none"),
     ({"pseudo_label"}, "mean_teacher.", "pseudo_labels=soft pseudo_label_weight=0.1 pseudo_label_passes=3"),
@@ -53,8 +53,8 @@ def test_a_change_recomputes_exactly_the_steps_it_affects(keys: set[str], change
 
 
 def backbones(width: int) -> str:
-    small = "{name: xception_small, stem: 16, entry: [32, 64], exit: [64, 64, 64]}"
-    return f"backbones=[{small}, {{name: xception_slim, stem: 12, entry: [24, {width}], exit: [64, 64, 64]}}]"
+    small = "{name: plain, stem: 16, entry: [32, 64], exit: [64, 64, 64]}"
+    return f"backbones=[{small}, {{name: plain_slim, stem: 12, entry: [24, {width}], exit: [64, 64, 64]}}]"
 
 
 def test_a_backbone_affects_its_own_pretraining_and_all_later_steps():
