@@ -25,6 +25,7 @@ from components.core.learning.prediction import (
     Pieces,
     fold_meta,
     held_out_images,
+    last_part,
     predict_fold,
     predict_held_out,
     predicting_networks,
@@ -224,7 +225,7 @@ def main(
             networks = {"model": manifest.model.fingerprint, "networks": " ".join(digests)}
         step.run_once(
             {
-                "settings": settings.fingerprint(),
+                "settings": settings.unsphered().fingerprint(),
                 "holdout": held_out.digest(),
                 **networks,
                 "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.infer"),
@@ -245,4 +246,5 @@ def main(
                 published,
             ),
             holdout=held_out,
+            last_part=last_part(settings),
         )

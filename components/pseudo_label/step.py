@@ -15,7 +15,14 @@ from components.core.learning.crops import network_input
 from components.core.learning.device import pick_device
 from components.core.learning.fold_data import open_fold
 from components.core.learning.mean_teacher_run import MeanTeacherTraining
-from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting_networks
+from components.core.learning.prediction import (
+    Pieces,
+    fold_meta,
+    held_out_images,
+    last_part,
+    predict_fold,
+    predicting_networks,
+)
 from components.core.learning.pseudo_labeller import PseudoLabeller
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, MeanTeacherSettings
@@ -133,7 +140,7 @@ def main(
             held_out = Manifest.read(Path(holdout))
             step.run_once(
                 {
-                    "settings": settings.fingerprint(),
+                    "settings": settings.unsphered().fingerprint(),
                     "screen": step.screen.digest(),
                     "holdout": held_out.digest(),
                     "base": weights_digest(Path(base)),
@@ -157,4 +164,5 @@ def main(
                     step.team,
                 ),
                 holdout=held_out,
+                last_part=last_part(settings),
             )

@@ -31,9 +31,11 @@ from components.core.storage.arrays import (
     EmbeddedWells,
     LogitsDirectory,
     WellLogits,
+    change_embeddings,
     write_embeddings,
     write_logits,
 )
+from components.core.storage.finished import LastPart
 from components.core.storage.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -107,15 +109,12 @@ class FoldPrediction:
             weights: the weights that predicted: student, teacher or pretrained.
 
         Raises:
-            InputError: an embedding is not finite, or there are too few controls for sphering.
+            InputError: an embedding is not finite.
         """
         logits.mkdir(parents=True, exist_ok=True)
         embeddings.mkdir(parents=True, exist_ok=True)
         write_logits(logits, LogitsDirectory(self.logits, meta))
-        sphering = settings.embeddings.sphering
         for backbone, wells in self.embeddings.items():
-            if sphering == "controls":
-                wells = sphered(wells, settings.embeddings.shrinkage)
             write_embeddings(
                 embeddings,
                 wells,
@@ -126,8 +125,23 @@ class FoldPrediction:
                 views=settings.embeddings.views,
                 weights=weights,
                 screen=self.screen,
-                sphering=sphering,
             )
+
+
+def last_part(settings: InferSettings) -> LastPart | None:
+    """What is done to finished predictions: sphering of the embeddings; None if there is nothing to do.
+
+    Its work raises InputError if there are too few controls.
+    """
+    config = settings.embeddings
+    if not config.enabled or config.sphering == "none":
+        return None
+
+    def sphere(out: Mapping[str, Path]) -> None:
+        change = partial(sphered, shrinkage=config.shrinkage)
+        change_embeddings(out["embeddings"], change, settings.screen.label_column, sphering=config.sphering)
+
+    return LastPart({"sphering": config.model_dump_json(include={"sphering", "shrinkage"})}, sphere)
 
 
 def predicting_networks(pairs: Sequence[Pair], settings: LearningSettings) -> dict[str, Classifier]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 from components.core.config import (
     AugmentConfig,
@@ -124,6 +124,11 @@ class InferSettings(LearningSettings):
     """The configuration of infer, and of every step that may predict."""
 
     embeddings: EmbeddingsConfig
+
+    def unsphered(self) -> Self:
+        """These settings without sphering, which starts from the finished embeddings and so repeats nothing."""
+        plain = self.embeddings.model_copy(update={"sphering": "none", "shrinkage": 0.0})
+        return self.model_copy(update={"embeddings": plain})
 
     def fingerprint(self) -> str:
         """The fields that affect what a predicting step writes, as JSON for a work key, with the column of labels in its tables."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from components.image import VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 USES = ("oof", "unlabelled", "holdout")
 LOGITS_FILE, META_FILE = "logits.npz", "meta.json"
@@ -140,16 +141,14 @@ def write_embeddings(
     views: int,
     weights: str,
     screen: str,
-    sphering: str = "none",
 ) -> Path:
     """Writes the file of a backbone, cell type and fold; returns its path. The same wells and values give the same bytes.
 
     Not atomic, which is left to the caller. `label` names the column of labels. The file's metadata holds the dihedral views
-    averaged, the weights (student, teacher or pretrained), the digest of the screen's manifest, and the sphering, if any.
+    averaged, the weights (student, teacher or pretrained) and the digest of the screen's manifest.
     InputError if a value is not finite.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     bad_W = ~np.isfinite(embedded.embedding_WE).all(axis=1)
     if bad_W.any():
@@ -163,7 +162,6 @@ def write_embeddings(
     first = ("id_code", "experiment", "plate", "well", "cell_type", "role", label, "use", "fold", "backbone")
     columns = (*first, *(name for name in table.columns if name not in first))
     schema = pa.schema([(name, pa.int32() if name == "fold" else pa.string()) for name in columns])
-    flat = pa.array(np.ascontiguousarray(embedded.embedding_WE, dtype=np.float32).reshape(-1))
     metadata = {
         "cellsignal.schema": str(EMBEDDINGS_SCHEMA),
         "cellsignal.version": VERSION,
@@ -171,17 +169,51 @@ def write_embeddings(
         "cellsignal.weights": weights,
         "cellsignal.screen": screen,
     }
-    if sphering != "none":
-        metadata["cellsignal.sphering"] = sphering
     path = folder / backbone / cell_type / f"fold_{fold}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write_table(
+        pa.Table.from_pandas(table, schema=schema, preserve_index=False), embedded.embedding_WE, metadata, path
+    )
+    return path
+
+
+def change_embeddings(
+    folder: Path, change: Callable[[EmbeddedWells], EmbeddedWells], label: str, **metadata: str
+) -> None:
+    """Replaces the embeddings in all files of a folder, and adds to the files' metadata.
+
+    Args:
+        folder: what `write_embeddings` wrote to.
+        change: returns other embeddings of the same wells.
+        label: the column of labels.
+        metadata: texts by name.
+    """
+    import pyarrow.parquet as pq
+
+    for path in sorted(folder.rglob("*.parquet")):
+        table = pq.read_table(path)
+        embedding_WE = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        table = table.drop_columns(["embedding"])
+        wells = table.to_pandas().rename(columns={label: "perturbation"})
+        known = {
+            **{key.decode(): value.decode() for key, value in table.schema.metadata.items()},
+            **{f"cellsignal.{name}": text for name, text in metadata.items()},
+        }
+        _write_table(table, change(EmbeddedWells(wells, embedding_WE)).embedding_WE, known, path)
+
+
+def _write_table(table: pa.Table, embedding_WE: NDArray[np.float32], metadata: Mapping[str, str], path: Path) -> None:
+    """Writes a file of wells with their embeddings as last column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    flat = pa.array(np.ascontiguousarray(embedding_WE, dtype=np.float32).reshape(-1))
     pq.write_table(
-        pa.Table.from_pandas(table, schema=schema, preserve_index=False)
-        .append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, embedded.embedding_WE.shape[1]))
-        .replace_schema_metadata(metadata),
+        table.append_column(
+            "embedding", pa.FixedSizeListArray.from_arrays(flat, embedding_WE.shape[1])
+        ).replace_schema_metadata(metadata),
         path,
         compression="zstd",
         row_group_size=ROW_GROUP,
-        use_dictionary=list(columns),  # words repeat, embeddings never do
+        use_dictionary=table.column_names,  # words repeat, embeddings never do
     )
-    return path

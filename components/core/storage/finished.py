@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -44,6 +44,18 @@ class DoneRecord(FrozenModel):
 
 class DamagedError(Exception):
     """A stored object is missing, or not what its record describes."""
+
+
+class LastPart(NamedTuple):
+    """A cheap change of a step's finished outputs. The outputs before and after it are kept, so that another one starts from there.
+
+    Attributes:
+        inputs: what it depends on besides those outputs, as text by name.
+        work: changes the outputs at their paths.
+    """
+
+    inputs: Mapping[str, str]
+    work: Callable[[Mapping[str, Path]], None]
 
 
 def work_key(step: str, inputs: Mapping[str, str], outputs: Iterable[str]) -> str:

@@ -92,6 +92,9 @@ class TaskRecord(StoredRecord):
         None, description="digest of the predicted held-out plates' manifest; None without logits"
     )
     prefix: str = Field(pattern=r"^finished/", description="key prefix of its outputs, for fetch_finished")
+    made_from: str | None = Field(
+        None, pattern=r"^finished/", description="key prefix of the outputs before sphering; None without"
+    )
     learned: Learned = Field(Learned(), description="by pretrain's weights, for runs that start from them")
 
     def key(self, run: str) -> str:

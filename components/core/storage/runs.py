@@ -216,7 +216,8 @@ class RecordedRun:
     @property
     def needs(self) -> frozenset[str]:
         """Prefixes of the plates and finished outputs that it needs."""
-        return frozenset((*(self.record.plates if self.record else ()), *(task.prefix for task in self.tasks)))
+        outputs = (prefix for task in self.tasks for prefix in (task.prefix, task.made_from) if prefix)
+        return frozenset((*(self.record.plates if self.record else ()), *outputs))
 
 
 def read_runs(store: ObjectStore) -> list[RecordedRun]:

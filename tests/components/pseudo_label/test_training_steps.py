@@ -91,6 +91,32 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(
     assert find_garbage(list_groups(store), needed_by(recorded), datetime.now(UTC)) == []
 
 
+def test_sphering_changes_without_training(pretrained: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, events = pretrained, tmp_path / "events.jsonl"
+    run.finetune()
+
+    def outputs(**embeddings: object) -> list[dict[str, bytes]]:
+        run.config = changed(run.config, embeddings=embeddings)
+        run.pseudo_label()
+        return [files(folder) for folder in (run.weights, run.logits, run.embeddings)]
+
+    first = outputs(sphering="controls", shrinkage=0.1)
+    store, key = ObjectStore(run.store), Manifest.read(run.screen).run
+    recorded = next(each for each in read_runs(store) if each.key == key)
+    (task,) = (task for task in recorded.tasks if task.step == "pseudo_label")
+    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
+    other, plain = outputs(sphering="controls", shrinkage=0.2), outputs(sphering="none", shrinkage=0.0)
+    assert outputs(sphering="controls", shrinkage=0.1) == first
+    assert epochs_trained(events) == 0
+    assert first[:2] == other[:2] == plain[:2]
+    assert first[2].keys() == other[2].keys() == plain[2].keys()
+    assert all(len({first[2][name], other[2][name], plain[2][name]}) == 3 for name in plain[2])
+    # Garbage collection leaves what others are made from, to a run that has only sphered ones as well.
+    fetch_finished(store, task.made_from or "", {"embeddings": tmp_path / "made from"})
+    assert files(tmp_path / "made from") == plain[2]
+    assert {task.prefix, task.made_from} <= recorded.needs
+
+
 def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(pretrained: TrainingRun):
     run = pretrained
     run.fold, run.cell_type = 1, "RPE"

@@ -9,7 +9,7 @@ import torch
 
 from components.core.config import EmbeddingsConfig
 from components.core.learning.fold_data import fold_wells
-from components.core.learning.prediction import fold_meta, held_out_images, predict_fold
+from components.core.learning.prediction import fold_meta, held_out_images, last_part, predict_fold
 from components.core.learning.sphering import sphered
 from components.core.learning.step_settings import InferSettings
 from components.core.storage.manifest import Manifest
@@ -112,6 +112,8 @@ def test_embeddings_are_sphered_in_the_files(screens, tmp_path):
         config = EmbeddingsConfig(views=4, sphering=sphering, shrinkage=0.1)
         settings = SETTINGS.model_copy(update={"embeddings": config})
         found.write(tmp_path / "logits", tmp_path / sphering, meta, settings, "student")
+        if last := last_part(settings):
+            last.work({"embeddings": tmp_path / sphering})
         table = pq.read_table(tmp_path / sphering / "slim" / "HUVEC" / "fold_1.parquet")
         own = found.embeddings["slim"]
         expected = sphered(own, 0.1) if sphering == "controls" else own

@@ -9,8 +9,8 @@ FINGERPRINTS = {
     "pretrain small": lambda run: run.section(PretrainSettings).fingerprint_of("plain"),
     "pretrain slim": lambda run: run.section(PretrainSettings).fingerprint_of("plain_slim"),
     "finetune": lambda run: run.section(MeanTeacherSettings).finetune_fingerprint(),
-    "pseudo_label": lambda run: run.section(MeanTeacherSettings).fingerprint(),
-    "infer": lambda run: run.section(InferSettings).fingerprint(),
+    "pseudo_label": lambda run: run.section(MeanTeacherSettings).unsphered().fingerprint(),
+    "infer": lambda run: run.section(InferSettings).unsphered().fingerprint(),
 }
 PRETRAIN = {"pretrain small", "pretrain slim"}
 ALL = set(FINGERPRINTS)
@@ -31,7 +31,8 @@ CHANGES: list[tuple[set[str], str, str]] = [
     ({"pseudo_label"}, "mean_teacher.", "confident_by=epoch pseudo_label_choice=assignment"),
     ({"pseudo_label"}, "mean_teacher.", "pseudo_label_blend=0.5 confident_fractions=[0.5] refresh_epochs=3"),
     ({"pseudo_label", "infer"}, "predict.", "batch_size=7 views=2 weights=teacher"),
-    ({"pseudo_label", "infer"}, "embeddings.", "views=2 enabled=false sphering=controls shrinkage=0.1"),
+    ({"pseudo_label", "infer"}, "embeddings.", "views=2 enabled=false"),
+    (set(), "embeddings.", "sphering=controls"),
     (ALL, "screen.", "bin=2 crop=16 tile=true"),
     ({"pseudo_label", "infer"}, "screen.", "perturbation_name=compound"),
     (
