@@ -222,13 +222,23 @@ def _explained(run: str, screen: Manifest, leak: Scored, fold: int) -> str:
         }[leak.how]
         return f"{state}, but run {run} learned its labels; {instead}, or {AT_RANDOM}"
     leak_text = f"validates in fold {fold} now, but fold {fold} of run {run} has learned its labels"
-    there = screen.folds.get(leak.experiment)
-    if there is not None and there != fold:
+    there = screen.validating(leak.experiment) if leak.experiment in screen.folds else frozenset()
+    if there and fold not in there:
+        if screen.config.get("folds", {}).get("count") in there:
+            return (
+                f"{leak_text}, because no fold holds it out there; let only experiments validate that the same fold holds out "
+                f"there (folds.validation), or {AT_RANDOM}"
+            )
+        if screen.more_folds:  # also if only others have several: then known does not tell the folds of all
+            held_out = f"fold{'s' * (len(there) > 1)} {', '.join(map(str, sorted(there)))}"
+            instead = "let the same folds hold out an experiment as there (folds.validation)"
+            return f"{leak_text}, because it is in {held_out} there; {instead}, or {AT_RANDOM}"
+        (own,) = there
         return (
-            f"{leak_text}, because it is in fold {there} there; let every experiment keep its fold (folds.known.{leak.experiment}="
-            f"{there}, and so on), or {AT_RANDOM}"
+            f"{leak_text}, because it is in fold {own} there; let every experiment keep its fold (folds.known.{leak.experiment}="
+            f"{own}, and so on), or {AT_RANDOM}"
         )
-    if there is None and screen.split == "well":
+    if not there and screen.split == "well":
         return f"{leak_text}; assign wells to folds as that run did (folds.count, folds.seed, the same wells), or {AT_RANDOM}"
     return f"{leak_text}, or a run that it started from has; put it into another fold (folds.known), or {AT_RANDOM}"
 

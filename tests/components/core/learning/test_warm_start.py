@@ -62,6 +62,24 @@ def test_rejects_a_run_that_learned_the_labels_of_an_unlabelled_experiment() -> 
         check(THEN, manifest({"E-1": 0, "E-4": 1}, ["E-2"]))
 
 
+def test_advice_names_the_folds_of_the_earlier_run_as_it_can_be_set() -> None:
+    now = manifest({"E-1": 1, "E-2": 0})
+
+    def refusal(**changes: Any) -> str:
+        with pytest.raises(InputError, match=r"^init_from: E-\d") as error:
+            check(THEN.model_copy(update=changes), now)
+        return str(error.value)
+
+    assert "E-2 (" not in refusal()
+    assert "in fold 1 there; let every experiment keep its fold (folds.known.E-2=1, and so on)" in refusal()
+    overlapping = refusal(more_folds={"E-2": (2,)})
+    assert "in folds 1, 2 there; let the same folds hold out" in overlapping
+    assert "folds.validation" in overlapping
+    by_none = refusal(config={"folds": {"count": 1}})
+    assert "no fold holds it out there" in by_none
+    assert "known" not in overlapping + by_none
+
+
 def partly(folds: Mapping[str, int | Sequence[int]], hidden: Sequence[str]) -> Manifest:
     """The screen without the labels of some wells, `E-1_P_1_B03`, on its labelled plates."""
     whole = manifest(folds)
