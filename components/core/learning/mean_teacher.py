@@ -179,7 +179,7 @@ class PairEpoch:
     def _loss(self, x: Tensor, well_B: Tensor, labelled: int, batch: MixedBatch, generator: Generator) -> Tensor:
         """The loss of one part of a batch, weighted so that the mean over processes of their parts' sums is that of the batch.
 
-        `labelled` images come first in `x`; without any there is no supervised pass.
+        `labelled` images come first in `x`; without any, or with a lone one and a neck, there is no supervised pass.
         """
         images, config, pair = self._images, self._config, self._pair
         plate_B = self._plate_W[well_B]
@@ -195,7 +195,9 @@ class PairEpoch:
         of_others = self._slots.weight(len(x) - labelled, sizes[1])
         of_all = self._slots.weight(len(x), sum(sizes))
         domains = [self._slots.domains_of_part(each) for each in batch.domains]
-        if labelled:
+        # Two copies of one image are each other's opposites after a neck, whatever they show.
+        is_lone = config.mix == "natural" and batch.labelled == 1 and pair.student.has_neck
+        if labelled and not is_lone:
             # Each view has its own jitter, so that student and teacher see different noise, unless images have theirs.
             normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
             normal_L = normal_view(normal_L, images.augment, generator)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.core.config import CHANNELS, FoldsConfig, PriorConfig, RunConfig
+from components.core.config import CHANNELS, EmbeddingsConfig, FoldsConfig, PriorConfig, RunConfig
 from components.core.errors import InputError
 from components.core.prior.plate_groups import WITHOUT_DESIGN, labelled_treatments
 from components.core.screen.manifests import controls_warnings
@@ -28,7 +28,7 @@ from components.core.storage.run_records import cluster_run_key
 from components.core.storage.runs import fetch_run, lineage_of
 from components.normalize.step import Summary, main, run
 from components.report.inputs import own_columns
-from tests.tiny_screen import CONFIG, LABELLED, SIZE, MemoryStore, TinyScreen, write_png
+from tests.tiny_screen import CONFIG, IMAGED, LABELLED, SIZE, MemoryStore, TinyScreen, write_png
 
 
 def normalize(
@@ -335,6 +335,15 @@ def test_rejects_missing_images_before_any_plate_is_packed(tiny: TinyScreen, cas
     damage, message = SCREENS[case]
     damage(tiny)
     assert rejected(tiny, message).puts == []
+
+
+def test_controls_that_are_left_out_for_missing_images_do_not_count_for_sphering(tiny: TinyScreen):
+    """So that such a screen is refused here, and not after its training."""
+    sphered = EmbeddingsConfig(sphering="controls", shrinkage=0.1)
+    config = CONFIG.model_copy(update={"screen": IMAGED, "embeddings": sphered})
+    for well in ("B02", "C03"):
+        tiny.image("RPE-01", 2, well, 1, 3).unlink()
+    assert rejected(tiny, r"no control wells on RPE-01 plate 2, which embeddings\.sphering", config).puts == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import math
 from copy import deepcopy
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ def wells(images: Images) -> FoldWells:
     return fold_wells(images.table, 0, "all", "HUVEC")
 
 
-def pair_of(step: int = 0) -> Pair:
+def pair_of(step: int = 0, **head: Any) -> Pair:
     """Teacher and student far apart."""
-    pair = Pair("slim", classifier(K, 1, SLIM), classifier(K, 2, SLIM), step)
+    pair = Pair("slim", classifier(K, 1, SLIM, **head), classifier(K, 2, SLIM, **head), step)
     pair.teacher.requires_grad_(False)
     return pair
 
@@ -230,10 +231,10 @@ def test_an_epoch_has_every_labelled_well_once_and_unlabelled_wells_in_rounds(
     assert rounds.sum() == steps * unlabelled
 
 
-def natural(images, wells, **changes):
+def natural(images, wells, head=MappingProxyType({}), **changes):
     """Student's and teacher's passes of an epoch with shuffled wells, and what was measured."""
     config = CONFIG.model_copy(update={"mix": "natural", **changes})
-    pair = pair_of()
+    pair = pair_of(**head)
     student, teacher = recorded(pair.student), recorded(pair.teacher)
     measured = epoch(pair, images, wells, config)
     return student, teacher, measured
@@ -264,6 +265,15 @@ def test_a_natural_batch_may_have_no_labelled_well(images, wells, monkeypatch):
     (only,) = [one for one in student if one.target_B is not None]
     assert only.wells == [wells.training[0]] * 2
     assert math.isfinite(measured["loss"])
+    student, teacher, measured = natural(
+        numbered(images), rare, {"batch_norm": True}, labelled_batch=1, unlabelled_batch=2
+    )
+    assert [one.target_B for one in student] == [None] * len(teacher), "a neck would make two copies opposites"
+    assert wells.training[0] in {well for one in teacher for well in one.wells}
+    assert math.isfinite(measured["loss"])
+    two = replace(wells, training=wells.training[:2], unlabelled=wells.unlabelled[:0], validation=wells.validation[:0])
+    student, _, _ = natural(numbered(images), two, {"batch_norm": True}, labelled_batch=2, unlabelled_batch=1)
+    assert sum(one.target_B is not None for one in student) == 1
     none = replace(wells, training=wells.training[:0])
     student, teacher, measured = natural(numbered(images), none, consistency_weight=0.0)
     assert [one.target_B for one in student] == [None] * len(teacher)
