@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,9 @@ class AblationScreen(FrozenModel):
 class AblationStudy(FrozenModel):
     """The content of a study file."""
 
-    config: str = Field(description="shipped configuration or file that every row starts from")
+    config: str = Field(
+        description="file beside the study's, shipped configuration, or file in the working folder, from which every row starts"
+    )
     set: tuple[str, ...] = Field((), description="KEY=VALUE changes for all rows and screens")
     screens: dict[str, AblationScreen] = Field(min_length=1, description="the kinds of screen by name")
     rows: dict[str, tuple[str, ...]] = Field(min_length=1, description="KEY=VALUE changes by name of the row")
@@ -97,14 +99,24 @@ def read_study(file: Path, paths: Sequence[str], screens: Sequence[str], rows: S
         raise InputError(f"--path: {file.name} has no folder {', '.join(unknown)}; known are {names}")
     missing = {name: own - set(folders) for name, own in placeholders.items()}
     chosen = screens or [name for name in study.screens if not missing[name]]
-    if lacking := sorted({name for screen in chosen for name in missing[screen]}):
-        raise InputError(f"{', '.join(chosen)}: give {' '.join(f'--path {name}=DIR' for name in lacking)}")
+    if lacking := {name for screen in chosen for name in missing[screen]}:
+        raise InputError(f"{', '.join(chosen)}: give {' '.join(_options(lacking))}")
     if not chosen:
         raise InputError(f"{file.name}: every screen needs a folder; give --path NAME=DIR")
+    left = [f"{name} ({' '.join(_options(missing[name]))})" for name in study.screens if name not in chosen]
+    if left and not screens:
+        console_of_terminal().print(f"left out for lack of a folder: {', '.join(left)}", highlight=False)
     filled = {
         name: AblationScreen.model_validate(_filled(study.screens[name].model_dump(), folders)) for name in chosen
     }
-    return study.model_copy(update={"screens": filled, "rows": {name: study.rows[name] for name in rows or study.rows}})
+    beside = file.parent / study.config
+    chosen_rows = {name: study.rows[name] for name in rows or study.rows}
+    config = str(beside.resolve()) if beside.is_file() else study.config
+    return study.model_copy(update={"config": config, "screens": filled, "rows": chosen_rows})
+
+
+def _options(names: Iterable[str]) -> list[str]:
+    return [f"--path {name}=DIR" for name in sorted(names)]
 
 
 def _placeholders(screen: AblationScreen) -> set[str]:

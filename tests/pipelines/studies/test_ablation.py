@@ -80,12 +80,14 @@ def test_rows_are_scored_on_every_screen_and_equal_tasks_run_once(tmp_path: Path
     )
 
 
-def test_a_study_names_its_screens_rows_and_folders(tmp_path: Path):
+def test_a_study_names_its_screens_rows_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     study = written(tmp_path)
     assert list(read_study(study, [], [], []).screens) == ["simulated"], "the folder of the other is not given"
+    assert "folder (--path data=DIR)" in capsys.readouterr().out
     found = read_study(study, ["data=/d"], ["folder"], ["softmax"])
     assert found.screens["folder"].screen == "/d/screen"
     assert list(found.rows) == ["softmax"]
+    assert capsys.readouterr().out == ""
     for arguments, message in [
         (([], ["folder"], []), "folder: give --path data=DIR"),
         (([], ["other"], []), r"--screens: study\.yaml has no other; known are simulated, folder"),
@@ -104,9 +106,8 @@ def test_a_study_names_its_screens_rows_and_folders(tmp_path: Path):
         ("simulated", "simulate.unlabelled={}", "simulated, as it is: its unlabelled wells are scored; set"),
     ],
 )
-def test_a_screen_whose_scored_wells_are_missing_is_refused(tmp_path: Path, monkeypatch, screen, change, message):
+def test_a_screen_whose_scored_wells_are_missing_is_refused(tmp_path: Path, screen, change, message):
     study = read_study(written(tmp_path), ["data=/d"], [screen], [])
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         run_ablation(study, ["1"], [change], None, tmp_path / "out")
 
