@@ -339,9 +339,13 @@ class SimulateConfig(FrozenModel):
         0.001, description="probability that a site is missing; a well's first site never is"
     )
     cell_diameter: Positive = Field(20.0, description="diameter of a typical cell, in pixels")
-    density: Positive = Field(0.75, description="expected sum of cell areas as a fraction of the image")
+    density: Positive = Field(
+        0.75, description="expected sum of cell areas as a fraction of the image; not used with photographs"
+    )
     effect: NonNegative = Field(1.15, description="size of a siRNA's phenotype shift; larger is easier to classify")
-    cell_type_specificity: Fraction = Field(0.4, description="share of the shift that is specific to a cell type")
+    cell_type_specificity: Fraction = Field(
+        0.4, description="share of the shift that is specific to a cell type; not used with photographs"
+    )
     traits: tuple[str, ...] = Field(
         (), description="traits of cells that siRNAs change, for example [chromatin_contrast, er_texture]; none: all"
     )

@@ -7,6 +7,7 @@ operators of its own. C channels, H and W pixels, S source sites.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from components.core.errors import InputError
 from components.core.screen.simulation.batch_effects import BatchEffect
 from components.core.screen.simulation.plate_design import stream
+from components.core.storage.digests import digest_file, digest_text, file_names
 
 Array = NDArray[np.float32]
 
@@ -59,6 +61,14 @@ def source_sites(folder: str, channels: int, diameter: float) -> dict[str, list[
     if not found:
         raise InputError(f"simulate.photographs: {folder}: no images CELLTYPE-NN/PlateP/WELL_sS_w1.png")
     return found
+
+
+def photographs_digest(folder: str) -> str:
+    """SHA-256 of the images below a folder: of their names there, and their bytes."""
+    root = Path(folder)
+    return digest_text(
+        json.dumps([[name, digest_file(root / name)] for name in file_names(root) if name.endswith(".png")])
+    )
 
 
 def perturbed_cells(

@@ -28,7 +28,7 @@ from components.core.screen.simulation.plate_design import (
     SimulationSettings,
     design_screen,
 )
-from components.core.screen.simulation.real_cells import source_sites
+from components.core.screen.simulation.real_cells import photographs_digest, source_sites
 from components.core.screen.simulation.rendering import render_site
 from components.core.tables import write_table
 
@@ -96,7 +96,7 @@ def code_version() -> str:
 
 def _record(settings: SimulationSettings) -> dict[str, Any]:
     """Everything the files depend on; the other fields of ScreenConfig concern later steps."""
-    images = settings.images
+    images, photographs = settings.images, settings.simulate.photographs
     return {
         "code": code_version(),
         "seed": settings.seed,
@@ -104,7 +104,8 @@ def _record(settings: SimulationSettings) -> dict[str, Any]:
         "image_size": list(images.shape),
         "sites": settings.screen.usual_sites,
         "label_column": settings.screen.label_column,
-        "simulate": settings.simulate.model_dump(mode="json"),
+        "simulate": settings.simulate.model_dump(mode="json", exclude={"photographs"}),
+        "photographs": photographs_digest(photographs) if photographs else None,
     }
 
 

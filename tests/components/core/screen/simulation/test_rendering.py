@@ -113,6 +113,18 @@ def test_perturbations_of_photographed_cells_differ_and_repeat(tmp_path: Path):
     np.testing.assert_array_equal(first, render_site(settings, plate, plate.wells[1], 1))
 
 
+def test_a_screen_of_other_photographs_is_another_one_wherever_they_lie(tmp_path: Path):
+    fields = {"labelled": {"RPE": 1}, "unlabelled": {}, "treatments_per_group": 1, "positive_controls": 0}
+    first, out = photographs(tmp_path / "one", 128), tmp_path / "out"
+    assert simulate(settings_of(photographs=first, cell_diameter=60, **fields), out)
+    moved = photographs(tmp_path / "two", 128)
+    assert not simulate(settings_of(photographs=moved, cell_diameter=60, **fields), out)
+    image = next(Path(moved).rglob("*.png"))
+    cv2.imwrite(str(image), 255 - cv2.imread(str(image), cv2.IMREAD_GRAYSCALE))
+    with pytest.raises(InputError, match=r"holds a screen simulated with other settings \(photographs\)"):
+        simulate(settings_of(photographs=moved, cell_diameter=60, **fields), out)
+
+
 def test_photographs_that_cannot_be_used_are_refused(tmp_path: Path):
     settings = settings_of(photographs=photographs(tmp_path / "p", 128), cell_diameter=20, labelled={"RPE": 1})
     plate = next(plate for plate in design_screen(settings) if plate.cell_type == "RPE")
