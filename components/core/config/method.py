@@ -325,7 +325,8 @@ class MeanTeacherConfig(FrozenModel):
     confident_by: Literal["refresh", "epoch"] = Field(
         "refresh",
         description="epoch: confident_fractions lie evenly over the epochs of pseudo_label, and between them the share of labelled "
-        "wells grows linearly, between refreshes too: [0.4, 1.0] from 40 % in the first epoch to all in the last",
+        "wells grows linearly, between refreshes too: [0.4, 1.0] from 40 % in the first epoch to all in the last; one fraction is "
+        "constant, as by refresh",
     )
     pseudo_label_choice: Literal["argmax", "assignment"] = Field(
         "argmax",
@@ -409,6 +410,12 @@ class EmbeddingsConfig(FrozenModel):
         description="for sphering: share of the controls' covariance that is replaced by its mean variance in all directions; 0 "
         "needs more control wells than the embedding has numbers",
     )
+
+    @model_validator(mode="after")
+    def _shrinks_something(self) -> Self:
+        if self.shrinkage and self.sphering == "none":
+            raise ValueError("shrinkage is that of sphering; set sphering to controls, or leave shrinkage out")
+        return self
 
 
 class PriorConfig(FrozenModel):

@@ -68,6 +68,10 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("mean_teacher: {fused_labels: a.csv, enabled: false}", "mean_teacher: fused_labels are pseudo-labels; set"),
         ("mean_teacher: {finetune_cycles: 4, final_epochs: 0}", "mean_teacher: finetune_cycles 4 of 4 cycles leaves"),
         ("backbones: [resnet]", "backbones.0: there is no backbone 'resnet'; known names are xception, xception_large"),
+        (
+            "embeddings: {shrinkage: 0.1}",
+            "embeddings: shrinkage is that of sphering; set sphering to controls, or leave",
+        ),
         ("screen: {cell_types: [A, A]}", "screen: cell_types must be different, got ['A', 'A']"),
         ("- 1\n- 2", "expected a mapping of sections, got list"),
         ("seed: -1\nscreen: {}\nseed: 2", "run.yaml line 3: not valid YAML (seed appears twice)"),
