@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.special import betaincinv
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -78,7 +79,9 @@ def cutmix(
     b, _, h, w = view_BCHW.shape
     size = b // domains
     partner_B = torch.cat([first + torch.randperm(size, generator=generator) for first in range(0, b, size)])
-    stays_B = torch._sample_dirichlet(torch.full((b, 2), config.cutmix), generator)[:, 0]
+    # The inverse distribution function: torch has no public draw of a Beta distribution from a generator.
+    uniform_B = torch.rand(b, dtype=torch.float64, generator=generator)
+    stays_B = torch.from_numpy(betaincinv(config.cutmix, config.cutmix, uniform_B.numpy())).float()
     half_B = torch.sqrt(1.0 - stays_B) / 2.0
     y_B, x_B = (_uniform(b, 0.0, 1.0, stays_B, generator) for _ in "yx")
     rectangle_4B = torch.stack([(y_B - half_B) * h, (y_B + half_B) * h, (x_B - half_B) * w, (x_B + half_B) * w])
