@@ -26,7 +26,7 @@ from components.core.storage.task_status import StatusReader
 from components.infer.step import run as infer
 from tests.bench.measure import children
 from tests.components.core.learning.tiny_networks import RUN, changed
-from tests.components.pretrain.training_run import TrainingRun, epochs_trained
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained
 from tests.tiny_screen import TinyScreen
 
 TEAM = {"processes": 2, "accumulate": 2}
@@ -35,21 +35,19 @@ Make = Callable[..., TrainingRun]
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Creates runs of the same screen with their own `compute`."""
+    """Creates runs of the same screen with their own `compute`, with many options or the default method."""
     folder = tmp_path_factory.mktemp("team")
     source = TinyScreen(folder / "screen").root
 
-    def made(name: str, **compute: Any) -> TrainingRun:
+    def made(name: str, options: bool = True, **compute: Any) -> TrainingRun:
         # Each has its own store: in a shared one, equal settings would reuse finished outputs.
-        batches = {
-            "labelled_batch": 16,
-            "unlabelled_batch": 16,
-            "mix": "natural",
-        }  # a quarter of a batch is four images
-        # Epochs enough to be killed among them.
-        head = {"cell_types": True, "linear_weight": 0.8}  # all of their parameters must get gradients in every part
-        pretrain = {"batch_size": 16, "epochs": 8}
-        config = changed(RUN, compute=compute, pretrain=pretrain, mean_teacher=batches, head=head)
+        batches = {"labelled_batch": 16, "unlabelled_batch": 16}  # a quarter of a batch is four images
+        pretrain = {"batch_size": 16, "epochs": 8}  # enough to be killed among them
+        config = changed(RUN, compute=compute, pretrain=pretrain, mean_teacher=batches)
+        if options:
+            # All parameters of the head must get gradients in every part.
+            head = {"cell_types": True, "linear_weight": 0.8}
+            config = changed(config, mean_teacher={"mix": "natural"}, head=head)
         run = TrainingRun(folder / name, (folder / f"{name} store").as_uri(), config)
         run.normalize(source, f"tiny-{name}")
         return run
@@ -133,11 +131,25 @@ def test_two_processes_equal_one_that_accumulates_two_parts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("domains", [3, 4])
-def test_two_processes_equal_one_if_a_step_has_several_domains(make: Make, domains: int):
+def test_two_processes_equal_one_in_the_default_method(make: Make):
+    """The mean teacher with a fixed mix and ArcFace, from the same pretrained weights."""
+    alone, team = make("default-alone", False, processes=1, accumulate=4), make("default-team", False, **TEAM)
+    alone.config = changed(alone.config, pretrain={"epochs": 1})
+    for backbone in BACKBONES:
+        alone.pretrain(backbone)
+        team.base(backbone).symlink_to(alone.base(backbone))
+    for run in (alone, team):
+        run.finetune()
+    assert difference(team.finetuned, alone.finetuned) < 2e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("domains", "options"), [(3, True), (4, False)])
+def test_two_processes_equal_one_if_a_step_has_several_domains(make: Make, domains: int, options: bool):
     """Each has two of four plates, or a share of three."""
     runs = [
-        make(f"{domains}-domains-{processes}", processes=processes, accumulate=2 // processes) for processes in (2, 1)
+        make(f"{domains}-domains-{processes}", options, processes=processes, accumulate=2 // processes)
+        for processes in (2, 1)
     ]
     losses = []
     for run in runs:
