@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,20 @@ def test_a_dump_loads_as_an_equal_configuration(tmp_path_factory, data):
 def test_shipped_configurations_load_by_name_and_survive_a_dump(path, tmp_path):
     config = RunConfig.load(path.stem)
     assert RunConfig.load(write(tmp_path, config.dump())) == config
+
+
+@pytest.mark.parametrize(
+    ("file", "listed"),
+    [
+        ("README.md", r"\[`([\w-]+)`\]\(pipelines/configs/\1\.yaml\)"),
+        ("docs/generate_configuration.py", r"(?m)^\| `([\w-]+)` \|"),
+        ("pipelines/options.py", r"(?<=shipped configuration \().*?(?=\))"),
+    ],
+)
+def test_lists_of_the_shipped_configurations_are_complete(file, listed):
+    text = shipped_configs().parents[1].joinpath(file).read_text(encoding="utf-8")
+    names = [name for found in re.findall(listed, text) for name in found.split(", ")]
+    assert sorted(names) == sorted(path.stem for path in shipped_configs().glob("*.yaml"))
 
 
 @pytest.mark.parametrize("kind", [PretrainSettings, MeanTeacherSettings, SimulationSettings])
