@@ -93,7 +93,10 @@ class TaskRecord(StoredRecord):
     )
     prefix: str = Field(pattern=r"^finished/", description="key prefix of its outputs, for fetch_finished")
     made_from: str | None = Field(
-        None, pattern=r"^finished/", description="key prefix of the outputs before sphering; None without"
+        None,
+        pattern=r"^finished/",
+        exclude_if=lambda prefix: prefix is None,  # so that earlier versions read the other records
+        description="key prefix of the outputs before sphering; None without",
     )
     learned: Learned = Field(Learned(), description="by pretrain's weights, for runs that start from them")
 
