@@ -21,6 +21,7 @@ from tests.seaweedfs import S3Server
 OTHER = {
     "set", "changes", "experiments", "seeds", "gpus", "gpu", "endpoint", "cell_type", "backbone", "older_than", "reason",
     "registry", "target", "base_image", "network", "keys",
+    "screens", "rows", "path",  # names in a study file; NAME=DIR, where DIR is parsed as the screen of a configuration is
     "bucket", "prefix", "model", "run",  # addresses, or parts of one, which the configuration or the registry parses
 }  # fmt: skip
 """Names of options with text that is no path. A path in one of them would become a folder named `s3:`."""

@@ -109,7 +109,8 @@ def test_embeddings_are_sphered_in_the_files(screens, tmp_path):
     found = predicted(screens)
     meta = fold_meta("HUVEC", 1, False, [])
     for sphering in ("none", "controls"):
-        config = EmbeddingsConfig(views=4, sphering=sphering, shrinkage=0.1)
+        shrinkage = 0.1 if sphering == "controls" else 0.0
+        config = EmbeddingsConfig(views=4, sphering=sphering, shrinkage=shrinkage)
         settings = SETTINGS.model_copy(update={"embeddings": config})
         found.write(tmp_path / "logits", tmp_path / sphering, meta, settings, "student")
         if last := last_part(settings):
