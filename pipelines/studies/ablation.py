@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
@@ -32,7 +31,7 @@ from components.core.storage.opening import whole_address
 from pipelines.images.code_version import code_version
 from pipelines.options import console_of_terminal, with_store
 from pipelines.studies.growth import accuracy
-from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study
+from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study, summary
 
 SHIPPED = Path(__file__).with_name("ablation.yaml")
 SCHEMA = 1
@@ -233,11 +232,11 @@ def _write(study: AblationStudy, seeds: Sequence[int], scores: Mapping[str, Scor
 
 def _cell(scores: Scores, row: str) -> str:
     """`0.712 ± 0.010 / 158`: mean and deviation over seeds, and mean CPU seconds."""
-    found, seconds = list(scores.of(row).values()), list(scores.of(row, "cpu_seconds").values())
-    if not found:
+    found, seconds = (summary(scores.of(row, score), "seed") for score in ("overall", "cpu_seconds"))
+    if found["mean"] is None:
         return ""
-    spread = f" ± {stdev(found):.3f}" if len(found) > 1 else ""
-    return f"{mean(found):.3f}{spread} / {mean(seconds):.0f}"
+    spread = "" if found["sd"] is None else f" ± {found['sd']:.3f}"
+    return f"{found['mean']:.3f}{spread} / {seconds['mean']:.0f}"
 
 
 def _table(study: AblationStudy, seeds: Sequence[int], scores: Mapping[str, Scores]) -> Table:
