@@ -27,7 +27,6 @@ from components.core.prior.assignment import (
     competitions,
     predict_wells,
 )
-from components.core.prior.balancing import balanced
 from components.core.prior.plate_groups import (
     WITHOUT_DESIGN,
     Arrangement,
@@ -289,8 +288,9 @@ def _fit_restricted(
         return pd.Index(part.classes_k).get_indexer(pd.Index(oof.truth_W[part.wells_w]))
 
     def fit(parts: list[Competition], name: str) -> float:
-        spread = [balanced(part.log_prob(oof.logits_WK), prior) for part in parts]
-        return _fit(spread, [truth(part) for part in parts], name, unfitted)
+        assigned = [part.assigned(oof.logits_WK, prior) for part in parts]
+        columns, spread = [columns_w for columns_w, _ in assigned], [balanced_wk for _, balanced_wk in assigned]
+        return _fit(spread, [truth(part) for part in parts], name, unfitted, columns)
 
     plates = [part for part in parts if part.plate is not None]
     group = _fit([part.log_prob(oof.logits_WK) for part in plates], [truth(part) for part in plates], "group", unfitted)
@@ -308,11 +308,17 @@ def _fit_restricted(
     return Temperatures(raw, group, fit(parts, "balanced"), few)
 
 
-def _fit(logits: list[NDArray[Any]], truth: list[NDArray[np.intp]], name: str, unfitted: list[str]) -> float:
+def _fit(
+    logits: list[NDArray[Any]],
+    truth: list[NDArray[np.intp]],
+    name: str,
+    unfitted: list[str],
+    predicted: list[NDArray[np.intp]] | None = None,
+) -> float:
     if not any((truth_W >= 0).any() for truth_W in truth):
         unfitted.append(name)
         return 1.0
-    return fit_temperature(logits, truth)
+    return fit_temperature(logits, truth, predicted)
 
 
 def _summary(use: str, experiment: str, arrangement: Arrangement, prior: PriorConfig) -> dict[str, Any]:

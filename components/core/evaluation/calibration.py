@@ -12,14 +12,23 @@ from numpy.typing import ArrayLike, NDArray
 # A fit on a few wells that are all correct would diverge to zero; beyond these bounds a probability means nothing anyway.
 LOWEST, HIGHEST = 0.05, 20.0
 BINS = 10
+# The log-probability of a wrong prediction counts as at most this, so that a single sure mistake does not weigh infinitely.
+LEAST_DOUBT = -1e-12
 
 
-def fit_temperature(logits: Sequence[NDArray[np.floating]], truth: Sequence[NDArray[np.intp]]) -> float:
-    """The temperature T in [0.05, 20] that makes softmax(logits / T) most likely on wells whose class is known.
+def fit_temperature(
+    logits: Sequence[NDArray[np.floating]],
+    truth: Sequence[NDArray[np.intp]],
+    predicted: Sequence[NDArray[np.intp]] | None = None,
+) -> float:
+    """The temperature T in [0.05, 20] of softmax(logits / T) that wells whose class is known make most likely.
 
     Args:
         logits: blocks of logits or log-probabilities, each (W, K); blocks may differ in their classes, as plates do.
         truth: for each block the column of each well's true class, (W,); a well with -1, which has none, does not count.
+        predicted: for each block the predicted column of each well, (W,). T then makes it most likely that these are right or
+            wrong as they are, instead of the true classes. Predictions that are assigned one to one are right more often
+            than their probabilities say at the T of the true classes.
 
     Raises:
         ValueError: no well counts.
@@ -27,25 +36,33 @@ def fit_temperature(logits: Sequence[NDArray[np.floating]], truth: Sequence[NDAr
     Source: Guo et al. 2017 (arXiv:1706.04599), minimising the negative log-likelihood over log T.
     """
     kept = []
-    for logits_WK, truth_W in zip(logits, truth, strict=True):
+    for n, (logits_WK, truth_W) in enumerate(zip(logits, truth, strict=True)):
         known_W = truth_W >= 0
         if known_W.any():
-            kept.append((logits_WK[known_W].astype(np.float64), truth_W[known_W]))
+            columns_W = truth_W if predicted is None else predicted[n]
+            right_W = truth_W[known_W] == columns_W[known_W]
+            kept.append((logits_WK[known_W].astype(np.float64), columns_W[known_W], right_W))
     if not kept:
         raise ValueError("no well with a known class to fit a temperature on")
-    # The mean true logit is linear in 1/T, so only the normaliser is recomputed for every T.
-    true_sum = sum(float(block_WK[np.arange(len(truth_W)), truth_W].sum()) for block_WK, truth_W in kept)
 
     def loss(log_t: float) -> float:
-        t = np.exp(log_t)
-        return sum(
-            float(scipy.special.logsumexp(block_WK / t, axis=1).sum()) for block_WK, _ in kept
-        ) - true_sum / float(t)
+        total = 0.0
+        for block_WK, columns_W, right_W in kept:
+            scaled_WK = block_WK / np.exp(log_t)
+            log_prob_W = scaled_WK[np.arange(len(columns_W)), columns_W] - scipy.special.logsumexp(scaled_WK, axis=1)
+            total -= float(log_prob_W[right_W].sum())
+            if not right_W.all():
+                wrong_W = np.minimum(log_prob_W[~right_W], LEAST_DOUBT)
+                total -= float(np.log(-np.expm1(wrong_W)).sum())
+        return total
 
-    best = scipy.optimize.minimize_scalar(
-        loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-3}
-    )
-    return float(np.exp(best.x))
+    lowest, highest = np.log(LOWEST), np.log(HIGHEST)
+    if predicted is not None:  # this loss may have more than one minimum
+        grid = np.linspace(lowest, highest, 25)
+        best = int(np.argmin([loss(log_t) for log_t in grid]))
+        lowest, highest = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    found = scipy.optimize.minimize_scalar(loss, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-3})
+    return float(np.exp(found.x))
 
 
 def reliability_bins(confidence_W: ArrayLike, correct_W: ArrayLike) -> pd.DataFrame:

@@ -44,6 +44,20 @@ class Competition:
             scipy.special.log_softmax(logits_WK[np.ix_(self.wells_w, self.classes_k)].astype(np.float64), axis=1)
         )
 
+    def assigned(
+        self, logits_WK: NDArray[np.floating], prior: PriorConfig
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Its wells' columns after assignment, (w,), and the balanced log-probabilities that confidences come from, (w, k).
+
+        Those are Sinkhorn's with either method of balancing: where the greedy search has spread its arg-max evenly, its
+        probabilities say little about the assignment.
+        """
+        # At temperature 1: temperatures are fitted on labels, which must not affect a prediction on a plate with missing wells.
+        log_prob_wk = self.log_prob(logits_WK)
+        balanced_wk = balanced(log_prob_wk, prior.model_copy(update={"balancing": "sinkhorn"}))
+        # With missing wells, the balance's column scalings would crowd the present perturbations together.
+        return assign_plate(without_bias(log_prob_wk)), balanced_wk
+
     def thinned(self, ids_W: Sequence[str], wells: int, most: int) -> list[Competition]:
         """Competitions of `wells` of its wells each, which have no well in common; at most so many.
 
@@ -172,10 +186,7 @@ def predict_wells(
         best_w = part.log_prob(logits_WK).argmax(axis=1)
         group_W[part.wells_w] = part.classes_k[best_w]
         group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
-        # At temperature 1: temperatures are fitted on labels, which must not affect a prediction on a plate with missing wells.
-        balanced_wk = balanced(part.log_prob(logits_WK), prior)
-        # With missing wells, the balance's column scalings would crowd the present perturbations together.
-        assigned_w = assign_plate(without_bias(part.log_prob(logits_WK)))
+        assigned_w, balanced_wk = part.assigned(logits_WK, prior)
         prob_wk = scipy.special.softmax(balanced_wk / temperatures.of_balanced(*balanced_wk.shape), axis=1)
         perturbation_W[part.wells_w] = part.classes_k[assigned_w]
         confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]

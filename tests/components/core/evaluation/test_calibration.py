@@ -33,9 +33,24 @@ def test_is_the_minimum_of_the_negative_log_likelihood():
     assert loss(found) <= min(loss(found * 1.02), loss(found / 1.02))
 
 
+def test_is_the_temperature_at_which_given_predictions_are_most_likely_right_or_wrong_as_they_are():
+    rng = np.random.default_rng(5)
+    blocks = [(*drawn(rng, 60, 6), rng.integers(6, size=60)), (*drawn(rng, 40, 9), rng.integers(9, size=40))]
+    found = fit_temperature(*([block[n] for block in blocks] for n in range(3)))
+
+    def loss(t):
+        return -sum(
+            np.where(y == z, np.log(p), np.log1p(-p)).sum()
+            for x, y, z in blocks
+            for p in [softmax(x / t, axis=1)[np.arange(len(z)), z].clip(0, 1 - 1e-12)]
+        )
+
+    assert loss(found) <= min(loss(t) for t in np.geomspace(LOWEST, HIGHEST, 200)) + 1e-3
+
+
 def test_stays_within_bounds_if_all_or_no_wells_are_correct():
     logits = 5 * np.eye(6)
-    assert LOWEST <= fit_temperature([logits], [np.arange(6)]) < 2 * LOWEST
+    assert LOWEST <= fit_temperature([logits], [np.arange(6)]) < 0.15  # below, all probabilities round to 1
     assert HIGHEST / 2 < fit_temperature([logits], [(np.arange(6) + 1) % 6]) <= HIGHEST
 
 

@@ -3,6 +3,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from components.core.config import PriorConfig
+from components.core.evaluation.calibration import fit_temperature
 from components.core.prior.assignment import Competition, Temperatures, predict_wells
 from components.core.prior.balancing import assign_plate, balanced, without_bias
 
@@ -85,8 +86,28 @@ def test_plates_of_any_number_of_wells_are_assigned_at_least_as_well_as_without_
     assert spread >= group - 0.01
     if wells >= 5:  # fewer show little of their bias
         assert assigned > 0.8
-        if balancing == "sinkhorn":
-            assert abs(confidence - assigned) < 0.1
+        assert abs(confidence - assigned) < 0.1
+
+
+@pytest.mark.parametrize("balancing", ["sinkhorn", "greedy"])
+@pytest.mark.parametrize("shift", [2.5, 3.0, 4.0, 5.0])
+@pytest.mark.parametrize("wells", [20, 200, K])
+def test_confidences_are_as_high_as_predictions_are_right_with_a_temperature_fitted_on_other_plates(
+    wells, shift, balancing
+):
+    prior, plates = PriorConfig(balancing=balancing), max(6, 800 // wells)
+    part = Competition("E-1", "1", np.arange(wells), np.arange(K))
+    drawn = list(biased_plates(wells, "normal", 2 * plates, shift))
+    assigned = [part.assigned(drawn[n][0], prior) for n in range(plates)]
+    temperature = fit_temperature(
+        [x for _, x in assigned], [drawn[n][1] for n in range(plates)], [a for a, _ in assigned]
+    )
+    right, confidence = [], []
+    for n in range(plates, 2 * plates):
+        found = predict_wells(drawn[n][0], [part], Temperatures(balanced=temperature), prior)
+        right += list(found.perturbation_W == drawn[n][1])
+        confidence += list(found.confidence_W)
+    assert np.mean(confidence) == pytest.approx(np.mean(right), abs=0.05)
 
 
 def test_thinned_plates_hold_the_same_wells_in_any_order_of_rows():
