@@ -21,7 +21,7 @@ from pydantic import Field
 from rich.table import Table
 
 from components.core.command import list_items, number_items
-from components.core.config import FrozenModel, RunConfig, parse
+from components.core.config import FrozenModel, RunConfig, find_config, parse
 from components.core.config.file import read_yaml
 from components.core.errors import InputError
 from components.core.files import write_atomically
@@ -45,6 +45,7 @@ class AblationScreen(FrozenModel):
 
     screen: str | None = Field(None, description="folder or address of a screen; null simulates one")
     set: tuple[str, ...] = Field((), description="KEY=VALUE changes of the configuration")
+    without: tuple[str, ...] = Field((), description="rows that ask for what the screen does not have")
 
 
 class AblationStudy(FrozenModel):
@@ -108,10 +109,9 @@ def read_study(file: Path, paths: Sequence[str], screens: Sequence[str], rows: S
     filled = {
         name: AblationScreen.model_validate(_filled(study.screens[name].model_dump(), folders)) for name in chosen
     }
-    beside = file.parent / study.config
     chosen_rows = {name: study.rows[name] for name in rows or study.rows}
-    config = str(beside.resolve()) if beside.is_file() else study.config
-    return study.model_copy(update={"config": config, "screens": filled, "rows": chosen_rows})
+    config = find_config(study.config, file).resolve()
+    return study.model_copy(update={"config": str(config), "screens": filled, "rows": chosen_rows})
 
 
 def _options(names: Iterable[str]) -> list[str]:
@@ -155,6 +155,7 @@ def run_ablation(
         for seed in numbers
         for screen, kind in study.screens.items()
         for row, own in study.rows.items()
+        if row not in kind.without
     }
     for (row, screen, _), config in configs.items():
         if study.screens[screen].screen is None:
@@ -177,7 +178,7 @@ def run_ablation(
         )
         _write(study, numbers, scores, out)
 
-    with opened_study(out, {"ablation": study.config}, os.cpu_count() or 1, console) as work:
+    with opened_study(out, {"ablation": Path(study.config).stem}, os.cpu_count() or 1, console) as work:
         cases = [_add_case(work, study, *key, config) for key, config in configs.items()]
         whole = [StudyCase(_all_tasks(case), partial(scored, case)) for case in cases]
         work.run(any_config, whole, lambda: _table(study, numbers, scores))

@@ -36,12 +36,18 @@ def shipped_configs() -> Path:
     return Path(__file__).resolve().parents[3] / "pipelines" / "configs"
 
 
-def find_config(name_or_file: str) -> Path:
+def find_config(name_or_file: str, named_in: Path | None = None) -> Path:
     """The file of a shipped configuration's name, or of a path.
+
+    Args:
+        name_or_file: the name or the path.
+        named_in: the file that names it, beside which a path is looked up first.
 
     Raises:
         InputError: there is neither.
     """
+    if named_in is not None and (beside := named_in.parent / name_or_file).is_file():
+        return beside
     shipped = shipped_configs() / f"{name_or_file}.yaml"
     if shipped.is_file():
         return shipped
@@ -165,9 +171,7 @@ def read_config(name_or_file: str, extended_by: tuple[Path, ...] = ()) -> Any:
     Raises:
         InputError: no such file, not YAML, no mapping, or a file that extends itself.
     """
-    if extended_by and (beside := extended_by[-1].parent / name_or_file).is_file():
-        name_or_file = str(beside)
-    path = find_config(name_or_file)
+    path = find_config(name_or_file, extended_by[-1] if extended_by else None)
     if path.resolve() in [each.resolve() for each in extended_by]:
         raise InputError(f"{path}: extends itself, by {' and '.join(str(each) for each in extended_by)}")
     data = read_yaml(path)
