@@ -32,7 +32,7 @@ pretrain:
 | shipped | for |
 |---|---|
 | `cpu-small` | small images on CPUs, in minutes; all labels are learned |
-| `gpu-1h` | RxRx1 in about one GPU-hour; all labels are learned |
+| `gpu-1h` | large images on a GPU, RxRx1 in about an hour; all labels are learned; never trained |
 | `demo` | a simulated screen on two CPU cores, in minutes, by the whole method; two experiments are held out |
 | `growth` | the growth chart of the [method](method.md) |
 | `mitocheck` | [single cells](mitocheck.md), by the settings of `cpu-small` |

@@ -13,7 +13,7 @@ from components.core.config.file import (
     parse,
 )
 from components.core.config.method import (
-    PUBLISHED,
+    NAMED_BACKBONES,
     XCEPTION,
     XCEPTION_LARGE,
     AugmentConfig,
@@ -50,9 +50,9 @@ from components.core.config.run import (
 
 __all__ = [
     "CHANNELS",
+    "NAMED_BACKBONES",
     "NO_EFFECT_ON_RESULTS",
     "PLATE_FORMATS",
-    "PUBLISHED",
     "XCEPTION",
     "XCEPTION_LARGE",
     "AugmentConfig",

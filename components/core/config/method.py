@@ -181,7 +181,7 @@ class BackboneConfig(FrozenModel):
 
 XCEPTION = BackboneConfig(name="xception")
 XCEPTION_LARGE = BackboneConfig(name="xception_large", stem=64, entry=(128, 256, 384, 1024))
-PUBLISHED = {backbone.name: backbone for backbone in (XCEPTION, XCEPTION_LARGE)}
+NAMED_BACKBONES = {backbone.name: backbone for backbone in (XCEPTION, XCEPTION_LARGE)}
 
 
 class HeadConfig(FrozenModel):

@@ -27,7 +27,7 @@ from components.core.config.file import (
     read_config,
 )
 from components.core.config.method import (
-    PUBLISHED,
+    NAMED_BACKBONES,
     XCEPTION,
     XCEPTION_LARGE,
     AugmentConfig,
@@ -670,11 +670,11 @@ def _changed(data: Any, changes: Sequence[str], source: str, defaults: Any = Non
 
 
 def _known_backbones(data: Any) -> dict[str, Any]:
-    """The backbones that can be given by name: the published ones, and those that the data define."""
+    """The backbones that can be given by name: the two Xceptions, and those that the data define."""
     given = data.get("backbones") if isinstance(data, dict) else None
     own = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
     named = {item["name"]: item for item in own if isinstance(item.get("name"), str)}
-    return {**{name: backbone.model_dump(mode="json") for name, backbone in PUBLISHED.items()}, **named}
+    return {**{name: backbone.model_dump(mode="json") for name, backbone in NAMED_BACKBONES.items()}, **named}
 
 
 def _name_backbones(data: Any, known: Mapping[str, Any], source: str) -> None:

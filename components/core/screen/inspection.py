@@ -300,10 +300,10 @@ def _starting_config(
     name = re.sub(r"[^A-Za-z0-9]+", "-", source.address().rstrip("/").rpartition("/")[2]).strip("-")[:30] or "screen"
     parts = ["# Written by cellsignal check-screen; docs/configuration.md lists all fields.\n"]
     parts.append(yaml.safe_dump({"name": name}, sort_keys=False))
+    preset = "# extends: gpu-1h  # about an hour of one GPU"
     if headers.shapes and min(headers.shapes.most_common(1)[0][0]) <= CPU_PIXELS:
-        parts.append("extends: cpu-small  # minutes on CPUs; without this line, the published method on GPUs\n")
-    else:
-        parts.append("# extends: gpu-1h  # about an hour of one GPU; without this line, the published method\n")
+        preset = "extends: cpu-small  # minutes on CPUs"
+    parts.append(f"{preset}; without this line, the published networks and schedule, days on GPUs\n")
     parts.append(yaml.safe_dump({"screen": section}, sort_keys=False, default_flow_style=None, width=120))
     count = labelled if 1 < labelled < 5 else 5
     parts.append(f"folds: {{count: {count}}}  # 1 learns all labels, but gives no out-of-fold scores\n")

@@ -321,6 +321,14 @@ def test_the_rxrx1_profile_differs_from_the_published_one_as_it_says():
     assert set(found) == {"name", "screen.holdout_experiments", "folds.validation", "prior.balancing"}
 
 
+@pytest.mark.parametrize("name", ["cpu-small", "gpu-1h"])
+def test_presets_that_screens_extend_say_nothing_of_a_screen(name: str):
+    found = differences(RunConfig().model_dump(), RunConfig.load(name).model_dump())
+    sections = {"name", "screen.bin", "folds.count", "standardise.jitter", "predict.batch_size", "embeddings.views"}
+    methods = ("augment.", "backbones", "head.", "pretrain.", "mean_teacher.")
+    assert {field for field in found if not field.startswith(methods)} <= sections
+
+
 @pytest.mark.parametrize("bucket", ["data/store", "/data/store", "~/store", "s3:/data", "file://host"])
 def test_rejects_a_store_that_is_neither_a_bucket_nor_an_address(bucket: str):
     with pytest.raises(
