@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,19 +36,21 @@ def fit_temperature(
 
     Source: Guo et al. 2017 (arXiv:1706.04599), minimising the negative log-likelihood over log T.
     """
-    kept = []
+    kept: dict[int, list[tuple[NDArray[Any], ...]]] = {}
     for n, (logits_WK, truth_W) in enumerate(zip(logits, truth, strict=True)):
         known_W = truth_W >= 0
         if known_W.any():
             columns_W = truth_W if predicted is None else predicted[n]
             right_W = truth_W[known_W] == columns_W[known_W]
-            kept.append((logits_WK[known_W].astype(np.float64), columns_W[known_W], right_W))
+            block = logits_WK[known_W].astype(np.float64), columns_W[known_W], right_W
+            kept.setdefault(logits_WK.shape[1], []).append(block)
     if not kept:
         raise ValueError("no well with a known class to fit a temperature on")
+    joined = [tuple(map(np.concatenate, zip(*blocks, strict=True))) for blocks in kept.values()]
 
     def loss(log_t: float) -> float:
         total = 0.0
-        for block_WK, columns_W, right_W in kept:
+        for block_WK, columns_W, right_W in joined:
             scaled_WK = block_WK / np.exp(log_t)
             log_prob_W = scaled_WK[np.arange(len(columns_W)), columns_W] - scipy.special.logsumexp(scaled_WK, axis=1)
             total -= float(log_prob_W[right_W].sum())

@@ -22,7 +22,7 @@ from components.core.prior.plate_groups import FEWEST_WELLS, Arrangement, PlateG
 from components.core.screen.wells import natural_key
 
 TOP = 5
-FEW = (1, 2, 4, 8)
+FEW = (1, 2, 4, 8, 32, 128)
 """Numbers of wells with a temperature of their own."""
 
 
