@@ -144,7 +144,18 @@ def validates(manifest: Manifest, fold: int = FOLD) -> Callable[[PlateRecord, in
     return own
 
 
-SUPERVISED = changed(LAST, mean_teacher={"enabled": False}, head={"cell_types": True, "linear_weight": 0.8})
+SUPERVISED = changed(
+    LAST,
+    mean_teacher={"enabled": False},
+    head={"cell_types": True, "linear_weight": 0.8},
+    pretrain={"class_balance": 0.5, "label_smoothing": 0.1},
+)
+CONTROLS = changed(
+    LAST,
+    standardise={"wells": "controls"},
+    batch_norm={"domain": "plate", "statistics": "controls"},
+    head={"cell_types": True},
+)
 GROWING = {"confident_by": "epoch", "confident_fractions": (0.4, 1.0), "pseudo_label_choice": "assignment"}
 OVERLAPPING = changed(
     LAST,
@@ -154,7 +165,9 @@ OVERLAPPING = changed(
 
 
 @pytest.mark.parametrize(
-    "config", [LAST, WELLS, SUPERVISED, OVERLAPPING], ids=["experiments", "wells", "supervised", "overlapping"]
+    "config",
+    [LAST, WELLS, SUPERVISED, OVERLAPPING, CONTROLS],
+    ids=["experiments", "wells", "supervised", "overlapping", "controls"],
 )
 def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_prediction(tmp_path, screens, config):
     screen = screens[config.folds.split]
@@ -177,6 +190,20 @@ def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_predi
     other = train(tmp_path / "seen", config, Screen(screen.store, seen, screen.holdout))
     assert all(other.weights[name] != true.weights[name] for name in true.weights)
     assert all(other.logits[role] != true.logits[role] for role in USES)
+
+
+@pytest.mark.parametrize("config", [LAST, SUPERVISED], ids=["mean teacher", "supervised"])
+def test_labels_of_unlabelled_wells_change_nothing_if_all_others_are_learned(tmp_path, screens, config):
+    screen, config = screens["experiment"], changed(config, folds={"count": 1})
+    screen = replace(screen, training=dealt_again(screen.training, config.folds))
+    hidden = relabelled(screen.training, lambda plate, _: not plate.labelled)
+    assert hidden != screen.training
+    true, blind = (
+        train(tmp_path / seen.digest(), config, Screen(screen.store, seen, screen.holdout))
+        for seen in (screen.training, hidden)
+    )
+    assert true == blind
+    assert not true.logits["oof"][0]
 
 
 def test_plate_groups_are_not_learned_from_validation_experiments(screens):
