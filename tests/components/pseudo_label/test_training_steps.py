@@ -154,3 +154,20 @@ def test_a_further_round_trains_on_an_earlier_runs_predictions_and_on_no_weights
     assert given["sirna"].to_dict() == labels_of
     assert given["confidence"].tolist() == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     assert set(labels.index) - set(labels_of) == set(ids("HUVEC-01")), "validation wells keep their own"
+
+
+def test_steps_that_diverge_end_with_bad_input_and_store_nothing(pretrained: TrainingRun):
+    store, sane = ObjectStore(pretrained.config.store.address), pretrained.config
+    diverging = changed(sane, mean_teacher={"learning_rate": 1e30})
+    for step, outputs in (
+        (pretrained.finetune, [pretrained.finetuned]),
+        (pretrained.pseudo_label, [pretrained.weights, pretrained.logits, pretrained.embeddings]),
+    ):
+        pretrained.config, before = diverging, set(store.list("finished/"))
+        with pytest.raises(InputError, match=r"epoch \d of \d: .* not finite.*lower mean_teacher\.learning_rate"):
+            step()
+        assert set(store.list("finished/")) == before
+        assert not any(path.exists() for path in outputs)
+        pretrained.config = sane
+        step()
+        assert all(path.exists() for path in outputs)

@@ -26,7 +26,9 @@ rows:
 
 
 SAME = {("mitocheck", "standardised by image"), ("mitocheck", "classes balanced by 0.5")} | {
-    (name, "classes drawn as they are") for name in ("shared", "specific", "texture", "shape", "few", "real")
+    (name, row)
+    for name in ("shared", "specific", "alone", "texture", "shape", "few", "real")
+    for row in ("classes drawn as they are", "standardised by plate")
 }
 """Rows that change nothing on a kind of screen, which has the setting already."""
 
