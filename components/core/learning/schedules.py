@@ -26,7 +26,7 @@ def step_rate(epoch: int, rates: Sequence[float], milestones: Sequence[int]) -> 
 def one_cycle_rate(progress: float, peak: float) -> float:
     """Learning rate after a share of the training, 0 to 1: cosine from peak / 25 to the peak at 0.3, then nearly to 0.
 
-    Source: Smith & Topin 2017, arXiv 1708.07120, with the values of torch's OneCycleLR.
+    Source: Smith & Topin 2017, arXiv 1708.07120, with the learning rates of torch's OneCycleLR, without its cycle of momentum.
     """
     first, last = peak / 25.0, peak / 250_000.0
     start, end, phase = (first, peak, progress / 0.3) if progress < 0.3 else (peak, last, (progress - 0.3) / 0.7)
