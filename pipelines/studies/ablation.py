@@ -179,7 +179,7 @@ def run_ablation(
         _write(study, numbers, scores, out)
 
     with opened_study(out, {"ablation": Path(study.config).stem}, os.cpu_count() or 1, console) as work:
-        cases = [_add_case(work, study, *key, config) for key, config in configs.items()]
+        cases = [add_case(work, study, *key, config) for key, config in configs.items()]
         whole = [StudyCase(_all_tasks(case), partial(scored, case)) for case in cases]
         work.run(any_config, whole, lambda: _table(study, numbers, scores))
     console.print(_table(study, numbers, scores))
@@ -190,7 +190,8 @@ def _all_tasks(case: AblationCase) -> list[StudyTask]:
     return [*([case.simulated] if case.simulated else []), case.packed, *case.tasks]
 
 
-def _add_case(work: Study, study: AblationStudy, row: str, screen: str, seed: int, config: RunConfig) -> AblationCase:
+def add_case(work: Study, study: AblationStudy, row: str, screen: str, seed: int, config: RunConfig) -> AblationCase:
+    """Adds the tasks of a row on a screen with a seed to a study's."""
     """Adds the tasks of a row on a screen with a seed."""
     address, label = study.screens[screen].screen, f"{screen} {seed}, {row}: "
     simulated = work.simulate(config, label) if address is None else None

@@ -1,24 +1,34 @@
 """A plain CNN without this project's training code: what its CPU preset must reach in equal CPU time.
 
-`python -m tests.bench.plain_cnn DIR [EPOCHS] [SEED]` trains on all labelled wells of a screen that `cellsignal simulate` wrote, as
-the literature's plain recipe does: pixels standardised by plate, five 3x3 convolutions with pooling, ArcFace, AdamW, a one-cycle
-learning rate. It prints the raw top-1 on the unlabelled wells and the CPU seconds, reading images included; one thread.
+`python -m tests.bench.plain_cnn FOLDER [EPOCHS [STORE]]`, FOLDER and STORE being those of a finished `cellsignal ablation`, trains
+on the labelled wells of each of its screens, as the literature's plain recipe does: pixels standardised by plate (or image, if the
+screen's configuration says so), five 3x3 convolutions with pooling, ArcFace, AdamW, a one-cycle learning rate. It prints the raw
+top-1 on the wells that the ablation scores, and the CPU seconds, reading images included; one thread.
 B batch, C channel, H and W pixels, S sites, K classes.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from components.core.config import RunConfig
+from components.core.screen.packed import TREATMENT, SiteReader, SiteTable
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from pipelines.options import with_store
+from pipelines.studies.ablation import AblationStudy, add_case
+from pipelines.studies.study import Study
 
 WIDTHS = (32, 64, 96, 128, 192)
 SCALE, MARGIN = 15.0, 0.1
@@ -44,29 +54,23 @@ class PlainCnn(nn.Module):
         return SCALE * cosine_BK
 
 
-def sites_of(screen: Path) -> pd.DataFrame:
-    """A row a site: well, plate, label (NaN if unknown), and whether it is a treatment."""
-    wells = []
-    for part in ("train", "test"):
-        treatments = pd.read_csv(screen / f"{part}.csv", dtype=str)
-        controls = pd.read_csv(screen / f"{part}_controls.csv", dtype=str)
-        for table, treated in ((treatments, True), (controls, False)):
-            wells.append(table.reindex(columns=["id_code", "experiment", "plate", "well", "sirna"]))
-            wells[-1] = wells[-1].assign(part=part, treated=treated)
-    table = pd.concat(wells, ignore_index=True)
-    both = pd.concat([table.assign(site=site) for site in (1, 2)], ignore_index=True)
-    folder = both["part"] + "/" + both["experiment"] + "/Plate" + both["plate"]
-    both["path"] = [f"{screen}/{f}/{w}_s{s}" for f, w, s in zip(folder, both["well"], both["site"], strict=True)]
-    return both[[Path(f"{path}_w1.png").is_file() for path in both["path"]]].reset_index(drop=True)
+def sites_of(manifest: Manifest) -> pd.DataFrame:
+    """A row a site, as the manifest numbers them: well, plate, label (None if unknown or of fold 0), treatment or not, truth."""
+    table = SiteTable.of(manifest)
+    truth_W = np.array([*manifest.vocabulary.classes, None], dtype=object)[table.class_W]
+    wells = pd.DataFrame({
+        "id_code": table.id_code_W, "plate": table.plate_W, "label": np.where(table.fold_W == 0, None, truth_W),
+        "treated": table.role_W == TREATMENT, "truth": truth_W,
+    })  # fmt: skip
+    return wells.iloc[table.well_S].reset_index(drop=True)
 
 
-def standardised(sites: pd.DataFrame, channels: int = 6) -> Tensor:
-    """All images, float32 (S, C, H, W), with mean 0 and deviation 1 of each channel of a plate."""
-    planes = [
-        [cv2.imread(f"{p}_w{c}.png", cv2.IMREAD_GRAYSCALE) for c in range(1, channels + 1)] for p in sites["path"]
-    ]
-    x_SCHW = np.asarray(planes, dtype=np.float32)
-    for rows in sites.groupby(["experiment", "plate"]).indices.values():
+def standardised(manifest: Manifest, plates: pd.Series) -> Tensor:
+    """All images, float32 (S, C, H, W), with mean 0 and deviation 1 of each channel of a plate, or of each image."""
+    reader = SiteReader(ObjectStore(manifest.store), manifest)
+    x_SCHW = reader.read(np.arange(len(plates))).astype(np.float32)
+    by_image = manifest.config["standardise"]["domain"] == "image"
+    for rows in np.arange(len(plates))[:, None] if by_image else plates.groupby(plates).indices.values():
         mean, std = (f(x_SCHW[rows], axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
         x_SCHW[rows] = (x_SCHW[rows] - mean) / std
     return torch.from_numpy(x_SCHW)
@@ -78,15 +82,15 @@ def dihedral(x_BCHW: Tensor, view: int) -> Tensor:
     return turned.flip(3) if view >= 4 else turned
 
 
-def train_and_score(folder: Path, epochs: int, seed: int) -> float:
-    """Raw top-1 on the unlabelled treatment wells."""
+def train_and_score(manifest: Manifest, epochs: int, seed: int, truth_file: Path | None) -> tuple[float, float]:
+    """Raw top-1 and balanced accuracy on the wells of fold 0, or on the unlabelled ones, whose truth a file holds."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    sites = sites_of(folder / "screen")
-    x_SCHW = standardised(sites)
-    classes = sorted(sites["sirna"].dropna().unique())
-    target_S = torch.tensor([classes.index(label) if isinstance(label, str) else -1 for label in sites["sirna"]])
-    labelled = sites[sites["sirna"].notna()].groupby("id_code").indices
+    sites = sites_of(manifest)
+    x_SCHW = standardised(manifest, sites["plate"])
+    classes = sorted(sites["label"].dropna().unique())
+    target_S = torch.tensor([classes.index(label) if isinstance(label, str) else -1 for label in sites["label"]])
+    labelled = sites[sites["label"].notna()].groupby("id_code").indices
     labelled_rows = [np.flatnonzero(sites["id_code"] == well) for well in labelled]
     network = PlainCnn(x_SCHW.shape[1], len(classes)).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)
@@ -101,30 +105,51 @@ def train_and_score(folder: Path, epochs: int, seed: int) -> float:
                 network(x_BCHW.contiguous(memory_format=torch.channels_last), target_S[batch]), target_S[batch]
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
     network.eval()
-    unknown = np.flatnonzero(sites["sirna"].isna())
+    unknown = np.flatnonzero(sites["label"].isna() & sites["treated"])
     with torch.inference_mode():
         logits = torch.cat(
             [_all_views(network, x_SCHW[part]) for part in np.array_split(unknown, math.ceil(len(unknown) / 64))]
         )
-    treatments = sorted(sites.loc[sites["treated"], "sirna"].dropna().unique())
+    treatments = sorted(sites.loc[sites["treated"], "label"].dropna().unique())
     columns = [classes.index(label) for label in treatments]
     table = pd.DataFrame(logits[:, columns].numpy(), index=sites["id_code"].to_numpy()[unknown]).groupby(level=0).mean()
-    truth = pd.read_csv(folder / "truth.csv", dtype=str).set_index("id_code").iloc[:, 0]
-    predicted = np.array(treatments)[table.to_numpy().argmax(axis=1)]
-    return float((predicted == truth[table.index].to_numpy()).mean())
+    if truth_file is None:
+        truth = sites.groupby("id_code")["truth"].first()[table.index]
+    else:
+        truth = pd.read_csv(truth_file, dtype=str).set_index("id_code").iloc[:, 0][table.index]
+    right = np.array(treatments)[table.to_numpy().argmax(axis=1)] == truth
+    return float(right.mean()), float(right.groupby(truth).mean().mean())
 
 
 def _all_views(network: PlainCnn, x_BCHW: Tensor) -> Tensor:
     return torch.stack([network(dihedral(x_BCHW, view)) for view in range(8)]).mean(0)
 
 
+def compare(folder: Path, epochs: int, store: str | None) -> None:
+    """Prints a line for each screen and seed of an ablation."""
+    content = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
+    study, work = AblationStudy.model_validate(content["study"]), Study(folder / "work", 1, Console())
+    row = next(iter(study.rows))
+    for screen, rows in content["scores"].items():
+        for seed in map(int, rows[row]):
+            changes = [*study.set, *study.screens[screen].set, *study.rows[row], f"seed={seed}"]
+            config = with_store(RunConfig.load(study.config, changes), store)
+            case = add_case(work, study, row, screen, seed, config)
+            truth_file = case.simulated.path("out") / "truth.csv" if case.simulated else None
+            begun = time.process_time()
+            top1, balanced = train_and_score(Manifest.read(case.packed.path("screen")), epochs, seed, truth_file)
+            seconds = time.process_time() - begun
+            sys.stdout.write(
+                f"{screen}, seed {seed}: raw top-1 {top1:.3f}, balanced {balanced:.3f} in {seconds:.0f} CPU-s\n"
+            )
+            sys.stdout.flush()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    arguments = [*sys.argv[1:], *("", "30", "0")[len(sys.argv[1:]) :]]
-    begun = time.process_time()
-    accuracy = train_and_score(Path(arguments[0]), int(arguments[1]), int(arguments[2]))
-    sys.stdout.write(f"raw top-1 {accuracy:.3f} in {time.process_time() - begun:.0f} CPU-s\n")
+    out, epochs, store = [*sys.argv[1:], *("", "28", None)[len(sys.argv[1:]) :]]
+    compare(Path(str(out)), int(str(epochs)), store)
