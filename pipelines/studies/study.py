@@ -42,6 +42,7 @@ from components.core.learning.step_settings import (
 from components.core.processes import end_with_parent
 from components.core.progress import EVENTS_VARIABLE, TASK_VARIABLE
 from components.core.screen.simulation.plate_design import SimulationSettings
+from components.core.screen.simulation.real_cells import photographs_digest
 from components.core.storage.digests import code_digest, digest_text
 from pipelines.dag import OUTPUTS, DagTask, TaskOutput, training_graph
 from pipelines.run import RESUME
@@ -125,7 +126,9 @@ class Study:
     def simulate(self, config: RunConfig, label: str = "") -> StudyTask:
         """Adds the simulation of a configuration's screen: its output `out` has screen/ and truth.csv."""
         settings = config.section(SimulationSettings).model_dump_json()
-        return self._add("simulate", f"{label}simulate", settings, {"config": settings}, [], ["out"])
+        photographs = config.simulate.photographs
+        decisive = [settings, photographs_digest(photographs)] if photographs else settings
+        return self._add("simulate", f"{label}simulate", decisive, {"config": settings}, [], ["out"])
 
     def add_training(
         self,
