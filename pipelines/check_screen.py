@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from components.core.files import write_atomically
 from components.core.screen.inspection import Inspection, inspect_screen
 from components.core.tables import Finding, as_finding
 from pipelines.checks import check_configured, screen_source
-from pipelines.options import check_new_file, print_json
+from pipelines.options import check_new_file, print_json, print_line
 
 
 def run_check_screen(
@@ -67,9 +68,7 @@ def _as_json(finding: Finding) -> dict[str, Any]:
 def _print(
     console: Console, screen: str, found: Inspection, findings: list[Finding], write_config: Path | None
 ) -> None:
-    def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    line = partial(print_line, console)
     line(f"{screen}: layout {found.layout or 'unknown'}")
     for wrong, title in ((True, "wrong"), (False, "doubtful")):
         chosen = [finding for finding in findings if finding.wrong == wrong]

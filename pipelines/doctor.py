@@ -88,7 +88,7 @@ def run_doctor(
         as_json: whether to print JSON.
     """
     findings = []
-    for finding in (*_findings(config, endpoint, images), *(_weights_findings(config) if trains else ())):
+    for finding in _findings(config, endpoint, images, trains):
         findings.append(finding)
         if not as_json:
             level = (f"{finding.level:<8}", STYLES[finding.level])
@@ -105,12 +105,7 @@ def run_doctor(
     return FAILED if failed else 0
 
 
-def _weights_findings(config: RunConfig) -> Iterator[Finding]:
-    for remark in weights_remarks(config):
-        yield Finding("initial weights", "warning", remark)
-
-
-def _findings(config: RunConfig, endpoint: str | None, images: Path | None) -> Iterator[Finding]:
+def _findings(config: RunConfig, endpoint: str | None, images: Path | None, trains: bool) -> Iterator[Finding]:
     address = config.store.address
     record = images or (RECORD if RECORD.is_file() else None)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
@@ -128,6 +123,8 @@ def _findings(config: RunConfig, endpoint: str | None, images: Path | None) -> I
     with ThreadPoolExecutor(len(checks)) as pool:  # together they take as long as the slowest
         for findings in pool.map(_findings_of, checks, checks.values()):
             yield from findings
+    for remark in weights_remarks(config) if trains else ():
+        yield Finding("initial weights", "warning", remark)
 
 
 def _findings_of(subject: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:

@@ -19,7 +19,7 @@ from components.core.storage.run_records import RECIPE
 from components.image import VERSION
 from pipelines.checks import weights_remarks
 from pipelines.cluster.checks import check_cluster, on_cluster
-from pipelines.cluster.workflow_size import LIMIT, workflow_size
+from pipelines.cluster.workflow_size import LIMIT, WorkflowSize, workflow_size
 from pipelines.dag import TaskGraph, training_graph
 from pipelines.images.code_version import UNCOMMITTED, code_commit, code_version
 from pipelines.images.record import ImageRecord, read_images
@@ -50,11 +50,10 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     remarks = [*weights_remarks(config), *check_cluster(config, graph)]
     record = images_of(images)
     lineage = known_lineage(config, record)
-    text = compiled(config, graph, record.references, lineage)
+    text, size = compiled(config, graph, record.references, lineage)
     write_atomically(out, text)
     for remark in (*remarks, *lineage["warnings"]):
         print_line(console, f"warning: {remark}", "yellow")
-    size = workflow_size(text)
     print_line(console, f"{out}: {len(text.encode()) / 1000:.0f} kB, recipe {lineage[RECIPE][:12]}")
     print_line(
         console, f"{size.tasks} tasks, about {size.total // 1000} of {LIMIT // 1000} kB in Argo with some retries"
@@ -101,8 +100,10 @@ def known_lineage(
     }
 
 
-def compiled(config: RunConfig, graph: TaskGraph, references: Mapping[str, str], lineage: Mapping[str, Any]) -> str:
-    """The pipeline as YAML: its specification, and its settings for Kubernetes.
+def compiled(
+    config: RunConfig, graph: TaskGraph, references: Mapping[str, str], lineage: Mapping[str, Any]
+) -> tuple[str, WorkflowSize]:
+    """The pipeline as YAML, its specification and its settings for Kubernetes; and its size in Argo.
 
     `references` are those of the images by target; empty for tags. InputError if Argo would refuse it.
     """
@@ -118,8 +119,9 @@ def compiled(config: RunConfig, graph: TaskGraph, references: Mapping[str, str],
     _shorten(spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"], modules)
     # Without a limit of the width, in which a line of text costs its indentation.
     text = HEAD + yaml.dump_all([spec, platform], Dumper=yaml.CSafeDumper, width=2**20)
-    workflow_size(text).check(config.cluster.group == "fold")
-    return text
+    size = workflow_size(text)
+    size.check(config.cluster.group == "fold")
+    return text, size
 
 
 def _shorten(spec: dict[str, Any], kubernetes: dict[str, Any], modules: Mapping[str, str]) -> None:

@@ -102,7 +102,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     advice = f"whether run {run.key} has started is unknown: the same command follows it if it has"
     contact = Contact(time.monotonic() + request.timeout, console, advice)
     endpoint = _connected(run, request.endpoint, contact)
-    text = compiled(run.config, run.graph, run.images.references, run.lineage)
+    text, _ = compiled(run.config, run.graph, run.images.references, run.lineage)
     display = TaskDisplay(run.config, run.graph.counts(), console)
     follower = Follower(endpoint, run, contact, display, PodReader(run.config.cluster.namespace))
     with interruptible(lambda: contact.advice):

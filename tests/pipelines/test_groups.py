@@ -42,7 +42,7 @@ SMALL = "{name: other, stem: 4, second_stride: 2, entry: [4, 6], middle_blocks: 
 def grouped(*changes: str) -> tuple[Any, dict[str, Any]]:
     """RxRx1 compiled in groups: the specification, and the settings of pods by task of a loop."""
     config = RunConfig.load("rxrx1", ("cluster.group=fold", *changes))
-    spec, _ = yaml.load_all(compiled(config, training_graph(config), RECORD.references, {}), yaml.CSafeLoader)
+    spec, _ = yaml.load_all(compiled(config, training_graph(config), RECORD.references, {})[0], yaml.CSafeLoader)
     return spec, spec["components"]["comp-for-loop-1"]["dag"]["tasks"]
 
 

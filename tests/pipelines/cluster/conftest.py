@@ -124,9 +124,9 @@ class Submitting:
         record_results(self.store, lineage["run"], folder)
 
 
-def as_configuration(config: RunConfig, *_: Any) -> str:
+def as_configuration(config: RunConfig, *_: Any) -> tuple[str, None]:
     """In place of the compiled pipeline, which takes seconds."""
-    return config.dump()
+    return config.dump(), None
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,7 @@ ALL_FIELDS = (
 def golden_text() -> str:
     file = GOLDEN.with_name("tiny.yaml")
     config = on_cluster(RunConfig.load(str(file)))
-    return compiled(config, training_graph(config), RECORD.references, LINEAGE)
+    return compiled(config, training_graph(config), RECORD.references, LINEAGE)[0]
 
 
 class Pipeline:
@@ -53,7 +53,7 @@ class Pipeline:
     def __init__(self, *changes: str, record: Any = RECORD, folds: Any = None) -> None:
         self.config = RunConfig.load("rxrx1", changes)
         graph = prediction_graph(folds) if folds else training_graph(self.config)
-        self.text = compiled(self.config, graph, record.references, LINEAGE)
+        self.text, _ = compiled(self.config, graph, record.references, LINEAGE)
         self.spec, self.platform = yaml.load_all(self.text, yaml.CSafeLoader)
         self.executors: dict[str, Any] = self.spec["deploymentSpec"]["executors"]
         self.kubernetes: dict[str, Any] = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

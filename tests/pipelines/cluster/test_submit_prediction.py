@@ -35,6 +35,7 @@ from components.report.step import main as report
 from pipelines.cli import app
 from pipelines.cluster.compile import compiled
 from pipelines.cluster.submit import SubmitRequest, submit
+from pipelines.cluster.workflow_size import WorkflowSize
 from pipelines.dag import TaskGraph
 from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
@@ -105,19 +106,19 @@ def predicting(server: KfpServer, lab: Lab, store: ObjectStore) -> Predicting:
     return Predicting(server, lab, store)
 
 
-COMPILED: dict[Any, tuple[str, str]] = {}
+COMPILED: dict[Any, tuple[str, WorkflowSize, str]] = {}
 
 
 @pytest.fixture
 def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiles the pipeline once; for a test with another store, that store's prefix replaces the first one."""
 
-    def once(config: RunConfig, graph: TaskGraph, *rest: Any) -> str:
+    def once(config: RunConfig, graph: TaskGraph, *rest: Any) -> tuple[str, WorkflowSize]:
         key = (config.model_dump_json(exclude={"store"}), repr([task.name for task in graph.tasks]))
         if key not in COMPILED:
-            COMPILED[key] = compiled(config, graph, *rest), config.store.prefix
-        text, prefix = COMPILED[key]
-        return text.replace(prefix, config.store.prefix)
+            COMPILED[key] = *compiled(config, graph, *rest), config.store.prefix
+        text, size, prefix = COMPILED[key]
+        return text.replace(prefix, config.store.prefix), size
 
     monkeypatch.setattr("pipelines.cluster.submit.compiled", once)
 

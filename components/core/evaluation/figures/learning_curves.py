@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from components.core.evaluation.figures.style import MUTED, inline_svg, listed, series_colour, styled
+from components.core.errors import shortened
+from components.core.evaluation.figures.style import MUTED, inline_svg, series_colour, styled
 
 COLUMNS = 4
 """Panels side by side."""
@@ -85,7 +86,7 @@ def _draw(name: str, records: pd.DataFrame, column: str, what: str) -> str:
         if records["accuracy"].notna().any():
             row = records.sort_values("accuracy", kind="stable", ascending=False).iloc[0]
             best = f"Best validation accuracy {row['accuracy']:.3f} (fold {row['fold']}, epoch {row['epoch']})."
-        alt = f"{what}: training loss and validation accuracy by epoch for {listed(panels)}; {len(folds)} folds. {best}"
+        alt = f"{what}: training loss and validation accuracy by epoch for {shortened(panels, 6)}; {len(folds)} folds. {best}"
         return inline_svg(figure, alt)
 
 

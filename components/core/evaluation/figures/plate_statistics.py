@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from components.core.config import Domain, StandardiseConfig
-from components.core.evaluation.figures.style import MUTED, inline_svg, listed, series_colour, styled
+from components.core.errors import shortened
+from components.core.evaluation.figures.style import MUTED, inline_svg, series_colour, styled
 from components.core.screen.histograms import domain_statistics, mean_std, percentile
 from components.core.screen.wells import natural_key
 from components.core.storage.manifest import Manifest, PlateRecord
@@ -121,7 +122,7 @@ def draw_statistics(
         figure.supxlabel("plates, by cell type and experiment", fontsize=8, color=MUTED)
         spread = imaged_3PC[0].max(axis=0) / np.maximum(imaged_3PC[0].min(axis=0), 1e-6)
         alt = (
-            f"Channel means and 5th to 95th percentiles of {len(plates)} plates of {listed(present)}, before and after "
+            f"Channel means and 5th to 95th percentiles of {len(plates)} plates of {shortened(present, 6)}, before and after "
             f"standardisation. As imaged, the brightest plate's mean is {spread.min():.1f} to {spread.max():.1f} times "
             f"the dimmest's, depending on the channel."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito 2008: distinct with every common form of colour blindness, and in grey in this order.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-INK, MUTED, RULE = "#1b2733", "#5b6875", "#d5dce3"
+INK, MUTED = "#1b2733", "#5b6875"
 
 _RC: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: selectable, searchable and in the page's own font
@@ -79,9 +79,3 @@ def inline_svg(figure: Figure, alt: str) -> str:
         'xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
-
-
-def listed(names: Sequence[str], limit: int = 6) -> str:
-    """Names for a sentence; a long list is cut and counted."""
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -24,11 +24,6 @@ Files = dict[str, dict[int, dict[int, str]]]
 """File names of a folder by well, site and channel, from 1; channel 0 is a picture of all channels."""
 
 
-def image_name(well: str, site: int, channel: int) -> str:
-    """File name of one channel of one site, in either release; sites and channels count from 1."""
-    return f"{well}_s{site}_w{channel}.png"
-
-
 def find_sites(reading: Reading, wells: pd.DataFrame, folders: pd.Series[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """A row a site for wells that have a row each, and the names of the channels.
 
