@@ -29,7 +29,7 @@ from components.core.learning.device import arithmetic, pick_device
 from components.core.learning.step_settings import LearningSettings, library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.processes import dies_with_parent, stop
-from components.core.storage.finished import LastPart, run_once, work_key
+from components.core.storage.finished import EMBEDDINGS, Sphering, run_once, work_key
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
@@ -71,7 +71,7 @@ class TrainingStep(Generic[S]):
         *,
         holdout: Manifest | None = None,
         learned: Learned | None = None,
-        last_part: LastPart | None = None,
+        sphering: Sphering | None = None,
     ) -> None:
         """Puts the step's outputs at their paths: copied from the store if finished before, else computed.
 
@@ -83,7 +83,7 @@ class TrainingStep(Generic[S]):
             work: writes the outputs to its paths; saves to the checkpoints.
             holdout: manifest of the held-out plates, if the step predicts.
             learned: labels that the weights have learned, if they may start another run.
-            last_part: changes the outputs at the end; None leaves them.
+            sphering: of the finished embeddings, which are kept besides; None for none.
         """
         key_inputs = {
             **inputs,
@@ -119,18 +119,14 @@ class TrainingStep(Generic[S]):
                 checkpoints.close()
 
         paths = {name: Path(path) for name, path in outputs.items()}
-        made_from = None
-        if last_part is None:
-            prefix = run_once(self.store, self.name, key_inputs, paths, lead)
-        else:
-            made_from = f"finished/{work_prefix}"
-
-            def both(paths: Mapping[str, Path]) -> None:
-                run_once(self.store, self.name, key_inputs, paths, lead)
-                last_part.work(paths)
-
-            prefix = run_once(self.store, self.name, {**key_inputs, **last_part.inputs}, paths, both)
-        fields = {**self.labels, "learned": learned or Learned(), "made_from": made_from}
+        prefix = run_once(self.store, self.name, key_inputs, paths, lead)
+        fields = {**self.labels, "learned": learned or Learned()}
+        if sphering is not None:
+            own = {EMBEDDINGS: paths[EMBEDDINGS]}
+            work_of = {**key_inputs, **sphering.inputs}
+            fields["sphered"] = run_once(
+                self.store, self.name, work_of, own, lambda out: sphering.work(own[EMBEDDINGS], out[EMBEDDINGS])
+            )
         record_task(self.store, self.screen, prefix, self.name, holdout=holdout, **fields)
         if not worked:
             self.team.agreed(False)

@@ -25,10 +25,10 @@ from components.core.learning.prediction import (
     Pieces,
     fold_meta,
     held_out_images,
-    last_part,
     predict_fold,
     predict_held_out,
     predicting_networks,
+    sphering,
 )
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
 from components.core.learning.team import ALONE, Team
@@ -246,5 +246,5 @@ def main(
                 published,
             ),
             holdout=held_out,
-            last_part=last_part(settings),
+            sphering=sphering(settings),
         )

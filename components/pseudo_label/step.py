@@ -19,9 +19,9 @@ from components.core.learning.prediction import (
     Pieces,
     fold_meta,
     held_out_images,
-    last_part,
     predict_fold,
     predicting_networks,
+    sphering,
 )
 from components.core.learning.pseudo_labeller import PseudoLabeller
 from components.core.learning.schedules import CycleSchedule
@@ -164,5 +164,5 @@ def main(
                     step.team,
                 ),
                 holdout=held_out,
-                last_part=last_part(settings),
+                sphering=sphering(settings),
             )

@@ -18,7 +18,7 @@ from components.core.errors import MissingObjectError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.files import atomic_directory
 from components.core.storage.artifacts import local_file
-from components.core.storage.finished import fetch_finished
+from components.core.storage.finished import EMBEDDINGS, fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import HOLDOUT, MANIFEST, TaskRecord, run_file
@@ -26,7 +26,7 @@ from components.core.storage.runs import fetch_results, finished_folds
 from pipelines.dag import TaskGraph
 from pipelines.images.record import ImageRecord
 from pipelines.options import print_line
-from pipelines.run.folder import EMBEDDINGS, join_embeddings, read_metrics
+from pipelines.run.folder import join_embeddings, read_metrics
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _fetch_embeddings(run: ClusterRun, folder: Path) -> list[str]:
             for record in records:
                 parts.append(Path(work) / cell_type / str(record.fold))
                 parts[-1].parent.mkdir(parents=True, exist_ok=True)
-                fetch_finished(run.store, record.prefix, {EMBEDDINGS: parts[-1]})
+                fetch_finished(run.store, record.prefix_of(EMBEDDINGS), {EMBEDDINGS: parts[-1]})
         return [f"{EMBEDDINGS}/{name}" for name in join_embeddings(parts, folder / EMBEDDINGS)]
 
 

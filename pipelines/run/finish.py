@@ -22,7 +22,7 @@ from components.core.config import RunConfig, parse
 from components.core.errors import InputError, MissingObjectError
 from components.core.evaluation.table import accuracy_table
 from components.core.files import atomic_directory
-from components.core.storage.finished import fetch_finished
+from components.core.storage.finished import EMBEDDINGS, fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import choose_store, open_existing
@@ -32,7 +32,7 @@ from components.ensemble.step import run as ensemble
 from components.report.step import run as report
 from pipelines.dag import OUTPUTS, DagTask, TaskOutput, prediction_graph
 from pipelines.images.code_version import code_version
-from pipelines.run.folder import EMBEDDINGS, check_results_folder, find_run, join_embeddings
+from pipelines.run.folder import check_results_folder, find_run, join_embeddings
 
 LINEAGE = "lineage.json"
 
@@ -186,7 +186,8 @@ def _fetched(store: ObjectStore, cell_type: str, record: TaskRecord, work: Path,
     for path in outputs.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        fetch_finished(store, record.prefix, outputs)
+        for name, path in outputs.items():
+            fetch_finished(store, record.prefix_of(name), {name: path})
     except InputError as error:
         console.print(f"{cell_type} fold {record.fold} is left out: {error}", style="yellow", soft_wrap=True)
         for path in outputs.values():

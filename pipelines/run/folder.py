@@ -26,6 +26,7 @@ from components.core.config import NO_EFFECT_ON_RESULTS, FrozenModel, RunConfig,
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory, locked, write_atomically
 from components.core.progress import finished_tasks
+from components.core.storage.finished import EMBEDDINGS
 from components.core.storage.opening import split_address
 from components.core.storage.run_records import KEY, OPTION, RUNS
 from pipelines.checks import refuse_interpreter
@@ -43,7 +44,6 @@ RESULTS = (
     "lineage.json",
 )
 """Files of the report; a training has no qc.csv, and new plates have predictions.csv alone."""
-EMBEDDINGS = "embeddings"
 
 
 class LocalRun(FrozenModel):

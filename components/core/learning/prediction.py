@@ -35,7 +35,7 @@ from components.core.storage.arrays import (
     write_embeddings,
     write_logits,
 )
-from components.core.storage.finished import LastPart
+from components.core.storage.finished import Sphering
 from components.core.storage.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ class FoldPrediction:
             )
 
 
-def last_part(settings: InferSettings) -> LastPart | None:
-    """What is done to finished predictions: sphering of the embeddings; None if there is nothing to do.
+def sphering(settings: InferSettings) -> Sphering | None:
+    """The sphering of finished embeddings; None without.
 
     Its work raises InputError if there are too few controls.
     """
@@ -137,11 +137,11 @@ def last_part(settings: InferSettings) -> LastPart | None:
     if not config.enabled or config.sphering == "none":
         return None
 
-    def sphere(out: Mapping[str, Path]) -> None:
+    def sphere(embeddings: Path, out: Path) -> None:
         change = partial(sphered, shrinkage=config.shrinkage)
-        change_embeddings(out["embeddings"], change, settings.screen.label_column, sphering=config.sphering)
+        change_embeddings(embeddings, out, change, settings.screen.label_column, sphering=config.sphering)
 
-    return LastPart({"sphering": config.model_dump_json(include={"sphering", "shrinkage"})}, sphere)
+    return Sphering({"sphering": config.model_dump_json(include={"sphering", "shrinkage"})}, sphere)
 
 
 def predicting_networks(pairs: Sequence[Pair], settings: LearningSettings) -> dict[str, Classifier]:

@@ -178,18 +178,15 @@ def write_embeddings(
 
 
 def change_embeddings(
-    folder: Path, change: Callable[[EmbeddedWells], EmbeddedWells], label: str, **metadata: str
+    folder: Path, out: Path, change: Callable[[EmbeddedWells], EmbeddedWells], label: str, **metadata: str
 ) -> None:
-    """Replaces the embeddings in all files of a folder, and adds to the files' metadata.
+    """Writes the files of a folder of embeddings to another one, with the embeddings that `change` makes of them.
 
-    Args:
-        folder: what `write_embeddings` wrote to.
-        change: returns other embeddings of the same wells.
-        label: the column of labels.
-        metadata: texts by name.
+    `label` is the column of labels; `metadata` are texts that are added to the files' metadata.
     """
     import pyarrow.parquet as pq
 
+    out.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.rglob("*.parquet")):
         table = pq.read_table(path)
         embedding_WE = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
@@ -199,7 +196,9 @@ def change_embeddings(
             **{key.decode(): value.decode() for key, value in table.schema.metadata.items()},
             **{f"cellsignal.{name}": text for name, text in metadata.items()},
         }
-        _write_table(table, change(EmbeddedWells(wells, embedding_WE)).embedding_WE, known, path)
+        target = out / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_table(table, change(EmbeddedWells(wells, embedding_WE)).embedding_WE, known, target)
 
 
 def _write_table(table: pa.Table, embedding_WE: NDArray[np.float32], metadata: Mapping[str, str], path: Path) -> None:

@@ -25,6 +25,9 @@ from components.core.storage.digests import digest_file, digest_text, file_names
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
 
+EMBEDDINGS = "embeddings"
+"""An output of the predicting steps, and the folder of embeddings among a run's results."""
+
 
 class StoredFile(FrozenModel):
     """A file in the store with its size and digest."""
@@ -46,16 +49,16 @@ class DamagedError(Exception):
     """A stored object is missing, or not what its record describes."""
 
 
-class LastPart(NamedTuple):
-    """A cheap change of a step's finished outputs. The outputs before and after it are kept, so that another one starts from there.
+class Sphering(NamedTuple):
+    """A cheap change of a step's finished embeddings, which are kept besides, so that another one starts from there.
 
     Attributes:
-        inputs: what it depends on besides those outputs, as text by name.
-        work: changes the outputs at their paths.
+        inputs: what it depends on besides those embeddings, as text by name.
+        work: reads the folder of embeddings, and writes another one.
     """
 
     inputs: Mapping[str, str]
-    work: Callable[[Mapping[str, Path]], None]
+    work: Callable[[Path, Path], None]
 
 
 def work_key(step: str, inputs: Mapping[str, str], outputs: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from components.core.config import BackboneConfig, FrozenModel, HeadConfig
 from components.core.storage.digests import digest_text
+from components.core.storage.finished import EMBEDDINGS
 from components.core.stored_record import StoredRecord
 
 RUNS = "runs"
@@ -91,14 +92,18 @@ class TaskRecord(StoredRecord):
     holdout: str | None = Field(
         None, description="digest of the predicted held-out plates' manifest; None without logits"
     )
-    prefix: str = Field(pattern=r"^finished/", description="key prefix of its outputs, for fetch_finished")
-    made_from: str | None = Field(
+    prefix: str = Field(pattern=r"^finished/", description="key prefix of its outputs, see prefix_of")
+    sphered: str | None = Field(
         None,
         pattern=r"^finished/",
         exclude_if=lambda prefix: prefix is None,  # so that earlier versions read the other records
-        description="key prefix of the outputs before sphering; None without",
+        description="key prefix of the sphered embeddings; None without",
     )
     learned: Learned = Field(Learned(), description="by pretrain's weights, for runs that start from them")
+
+    def prefix_of(self, output: str) -> str:
+        """Key prefix of an output, for fetch_finished."""
+        return self.sphered if self.sphered and output == EMBEDDINGS else self.prefix
 
     def key(self, run: str) -> str:
         """Its key in the store."""

@@ -216,7 +216,7 @@ class RecordedRun:
     @property
     def needs(self) -> frozenset[str]:
         """Prefixes of the plates and finished outputs that it needs."""
-        outputs = (prefix for task in self.tasks for prefix in (task.prefix, task.made_from) if prefix)
+        outputs = (prefix for task in self.tasks for prefix in (task.prefix, task.sphered) if prefix)
         return frozenset((*(self.record.plates if self.record else ()), *outputs))
 
 

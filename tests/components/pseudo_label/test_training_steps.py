@@ -112,9 +112,12 @@ def test_sphering_changes_without_training(pretrained: TrainingRun, tmp_path: Pa
     assert first[2].keys() == other[2].keys() == plain[2].keys()
     assert all(len({first[2][name], other[2][name], plain[2][name]}) == 3 for name in plain[2])
     # Garbage collection leaves what others are made from, to a run that has only sphered ones as well.
-    fetch_finished(store, task.made_from or "", {"embeddings": tmp_path / "made from"})
-    assert files(tmp_path / "made from") == plain[2]
-    assert {task.prefix, task.made_from} <= recorded.needs
+    for prefix, expected in ((task.prefix, plain[2]), (task.prefix_of("embeddings"), first[2])):
+        fetch_finished(store, prefix, {"embeddings": tmp_path / prefix})
+        assert files(tmp_path / prefix) == expected
+    assert {task.prefix, task.sphered} <= recorded.needs
+    stored = store.list(f"{task.sphered}/")
+    assert len(stored) == 1 + len(first[2])  # neither weights nor logits again
 
 
 def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(pretrained: TrainingRun):

@@ -9,7 +9,7 @@ import torch
 
 from components.core.config import EmbeddingsConfig
 from components.core.learning.fold_data import fold_wells
-from components.core.learning.prediction import fold_meta, held_out_images, last_part, predict_fold
+from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, sphering
 from components.core.learning.sphering import sphered
 from components.core.learning.step_settings import InferSettings
 from components.core.storage.manifest import Manifest
@@ -108,15 +108,14 @@ def test_an_embedding_is_the_backbones_mean_output_and_logits_are_the_networks_m
 def test_embeddings_are_sphered_in_the_files(screens, tmp_path):
     found = predicted(screens)
     meta = fold_meta("HUVEC", 1, False, [])
-    for sphering in ("none", "controls"):
-        shrinkage = 0.1 if sphering == "controls" else 0.0
-        config = EmbeddingsConfig(views=4, sphering=sphering, shrinkage=shrinkage)
+    for kind in ("none", "controls"):
+        config = EmbeddingsConfig(views=4, sphering=kind, shrinkage=0.1 if kind == "controls" else 0.0)
         settings = SETTINGS.model_copy(update={"embeddings": config})
-        found.write(tmp_path / "logits", tmp_path / sphering, meta, settings, "student")
-        if last := last_part(settings):
-            last.work({"embeddings": tmp_path / sphering})
-        table = pq.read_table(tmp_path / sphering / "slim" / "HUVEC" / "fold_1.parquet")
+        found.write(tmp_path / "logits", tmp_path / "none", meta, settings, "student")
+        if change := sphering(settings):
+            change.work(tmp_path / "none", tmp_path / kind)
+        table = pq.read_table(tmp_path / kind / "slim" / "HUVEC" / "fold_1.parquet")
         own = found.embeddings["slim"]
-        expected = sphered(own, 0.1) if sphering == "controls" else own
+        expected = sphered(own, 0.1) if kind == "controls" else own
         assert np.array_equal(np.stack(table["embedding"].to_pylist()).astype(np.float32), expected.embedding_WE)
-        assert table.schema.metadata.get(b"cellsignal.sphering") == (b"controls" if sphering == "controls" else None)
+        assert table.schema.metadata.get(b"cellsignal.sphering") == (b"controls" if kind == "controls" else None)
