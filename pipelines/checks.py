@@ -62,12 +62,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> Sc
 
 
 def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) -> Screen:
-    """Checks a screen as check-screen does, and its tables against the configuration.
-
-    Args:
-        config: the run's configuration.
-        source: the screen.
-        truth: labels of its unlabelled wells.
+    """Checks a screen as check-screen does, and its tables and the `truth` of its unlabelled wells against the configuration.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
@@ -81,11 +76,7 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
 
 
 def check_configured(config: RunConfig, found: Screen, truth: Path | None) -> None:
-    """Checks the tables of a screen, and the labels of its unlabelled wells, against the configuration.
-
-    Raises:
-        InputError: names the option, row or field, and what to do.
-    """
+    """Checks the tables of a screen, and the labels of its unlabelled wells, against the configuration; raises as check_screen."""
     _check_ratio(config)
     check_controls(found.plates, config.standardise, config.batch_norm)
     check_sphering(found.plates, config.embeddings, config.backbones)
@@ -115,12 +106,9 @@ def _also_of_truth(config: RunConfig, source: ScreenSource, truth: Path | None) 
 
 
 def check_start(config: RunConfig) -> None:
-    """Checks the run whose weights a new run starts from: it exists, and has the same networks and folds.
+    """Checks the run whose weights a new run starts from: InputError unless it has the same networks and all folds.
 
     normalize and pretrain, which read the screen's tables, check whether the new run may use what it learned.
-
-    Raises:
-        InputError: names the run, and the backbone, field or fold.
     """
     if not config.init_from:
         return
@@ -153,11 +141,7 @@ def _check_ratio(config: RunConfig) -> None:
 
 
 def screen_source(screen: str) -> ScreenSource:
-    """Opens --screen.
-
-    Raises:
-        InputError: no such folder, or an invalid address.
-    """
+    """Opens --screen; InputError if there is no such folder, or the address is invalid."""
     if "://" not in screen and not Path(screen).is_dir():
         raise InputError(f"--screen {screen}: no such folder")
     try:
@@ -167,11 +151,7 @@ def screen_source(screen: str) -> ScreenSource:
 
 
 def truth_file(truth: str | None) -> Path | None:
-    """The file of --truth on this machine.
-
-    Raises:
-        InputError: an address.
-    """
+    """The file of --truth on this machine; InputError for an address."""
     if truth is not None and "://" in truth:
         raise InputError(f"--truth {truth}: an address is read on a cluster only; download it and give the file")
     return Path(truth) if truth is not None else None
@@ -266,8 +246,7 @@ def _check_simulated(config: RunConfig) -> None:
 def simulated_experiments(config: RunConfig) -> dict[str, list[str]]:
     """The labelled experiments of a simulated screen that are not held out, by cell type.
 
-    Raises:
-        InputError: a cell type or an experiment that the rest of the configuration does not fit; names the field.
+    InputError names the field of a cell type or an experiment that the rest of the configuration does not fit.
     """
     for split, table in (("labelled", config.simulate.labelled), ("unlabelled", config.simulate.unlabelled)):
         for cell_type in table:
@@ -291,13 +270,10 @@ def simulated_experiments(config: RunConfig) -> dict[str, list[str]]:
 
 
 def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
-    """Checks that every trained fold leaves labelled experiments of every cell type to train on.
+    """Checks that every trained fold leaves labelled experiments of every cell type to train on; InputError names both.
 
-    `experiments` are the labelled ones that are not held out, by cell type. Returns the folds that validate on each of them; empty
-    if folds hold out plates or wells.
-
-    Raises:
-        InputError: names the fold and the cell type.
+    `experiments` are the labelled ones that are not held out, by cell type. Returns the folds that validate on each of them;
+    empty if folds hold out plates or wells.
     """
     folds: dict[str, tuple[int, ...]] = {}
     given = config.folds.known or config.folds.validation

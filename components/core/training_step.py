@@ -140,13 +140,10 @@ class TrainingStep(Generic[S]):
 def training_step(name: str, kind: type[S], arguments: Mapping[str, Any]) -> Iterator[TrainingStep[S] | None]:
     """One process of a step in its team, with the screen's manifest and store open; only the leader reports progress.
 
-    Yields None if `compute.processes` asked for several processes: they have run the step by then.
-
-    Args:
-        name: the step's name.
-        kind: the sections of the configuration that it reads.
-        arguments: those of its `main`, plain data: `screen`, the path of the manifest that normalize wrote; `config`, RunConfig as
-            JSON or empty for the manifest's; as far as it has them fold, cell_type and backbone, which label the task.
+    Yields None if `compute.processes` asked for several processes: they have run the step by then. `kind` are the sections of
+    the configuration that it reads, `arguments` those of its `main`, plain data: `screen`, the path of the manifest that
+    normalize wrote; `config`, RunConfig as JSON or empty for the manifest's; as far as it has them fold, cell_type and
+    backbone, which label the task.
 
     Raises:
         InputError: no valid configuration, one of the processes found bad input, or there are fewer GPUs than processes.

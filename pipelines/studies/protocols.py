@@ -149,13 +149,9 @@ def run_protocols(
 ) -> None:
     """Trains and scores repeats of the protocols, and prints the scores; finished results are reused.
 
-    Args:
-        config: the networks and their training.
-        screen: directory of a screen or its address in a bucket; None simulates the configured one.
-        protocols: the protocols to measure.
-        repeats: repeats of each; the first has the seed 1.
-        backbones: number of configured networks in the ensemble.
-        out: folder of protocols.json and the work.
+    The configuration is of the networks and their training, of which the first `backbones` are the ensemble. A screen is a
+    directory or an address in a bucket; None simulates the configured one. Repeats have the seeds 1, 2, ...; `out` gets
+    protocols.json and the work.
 
     Raises:
         InputError: bad input, a folder of another configuration or screen, or an object store that cannot be used.

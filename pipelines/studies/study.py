@@ -193,10 +193,8 @@ class Study:
     def run(self, config: RunConfig, cases: Iterable[StudyCase] = (), table: Callable[[], Table] | None = None) -> None:
         """Runs the tasks that are not finished yet, earlier ones first, as many in parallel as there are workers.
 
-        Args:
-            config: decides how the tasks' work compares, for the time left.
-            cases: each is scored once, also if an earlier run finished its tasks.
-            table: the results so far, for a live display.
+        The configuration decides how the tasks' work compares, for the time left. Each case is scored once, also if an earlier
+        run finished its tasks; `table` has the results so far, for a live display.
 
         Raises:
             InputError: a task found bad input.

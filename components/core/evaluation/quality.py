@@ -62,10 +62,8 @@ def saturated(counts_CG: NDArray[np.integer], level: int = -1) -> NDArray[np.flo
 def saturation_level(counts_CG: NDArray[np.integer]) -> int:
     """The grey level at which pixels are saturated: the brightest, or the largest of the camera if it has fewer bits.
 
-    Such a camera shows by its largest value, which no pixel exceeds and more pixels have than have the value below it.
-
-    Args:
-        counts_CG: pixels by grey level, of all plates together.
+    Such a camera shows by its largest value, which no pixel of all plates exceeds and more pixels have than have the value
+    below it.
     """
     counts_G = counts_CG.sum(axis=0)
     largest = int(np.flatnonzero(counts_G)[-1])
@@ -115,11 +113,8 @@ def nuclear_fraction(counts_256: NDArray[np.integer], threshold: int) -> float:
 def site_quality(pixels_CHW: Pixels, threshold: int, nuclei: int | None, level: int = -1) -> NDArray[np.float64]:
     """Focus by channel, saturated fraction by channel, and the nuclear fraction of a site: M = 2 C + 1 values.
 
-    Args:
-        pixels_CHW: the site's channels.
-        threshold: Otsu's, of the plate's nuclei channel.
-        nuclei: index of that channel; None if the screen has none, and the nuclear fraction is NaN.
-        level: of `saturation_level`.
+    `threshold` is Otsu's, of the plate's channel with the index `nuclei`; None if the screen has none, and the nuclear fraction
+    is NaN. `level` is that of `saturation_level`.
     """
     counts_CG = histogram(pixels_CHW)
     share = np.nan if nuclei is None else nuclear_fraction(counts_CG[nuclei], threshold)
@@ -179,11 +174,9 @@ def robust_scores(values: pd.Series[float]) -> pd.Series[float]:
 
 
 def reasons_to_look(wells: pd.DataFrame, channels: Sequence[str]) -> list[str]:
-    """How each well of a plate differs from the others, such as `blurred: nuclei, actin; few cells`; empty for most.
+    """How each of a plate's wells, rows of `well_quality`, differs from the others; empty for most.
 
-    Args:
-        wells: the plate's rows of `well_quality`.
-        channels: names of the channels.
+    For example `blurred: nuclei, actin; few cells`.
     """
     focus, saturated, noisiest = (by_channel(wells, name, channels) for name in ("focus", "saturated", "noisiest"))
     noise = noisiest > MOSTLY_NOISE
