@@ -640,11 +640,7 @@ class RunConfig(FrozenModel):
         return _changed(data, tuple(changes), source, cls().model_dump(mode="json"))
 
     def changed(self, changes: Sequence[str], source: str) -> RunConfig:
-        """The configuration after `KEY=VALUE` changes.
-
-        Args:
-            changes: applied in order.
-            source: the configuration's name in messages.
+        """The configuration after `KEY=VALUE` changes, in their order; `source` is its name in messages.
 
         Raises:
             InputError: an unknown key, a wrong type or an invalid combination.

@@ -118,12 +118,7 @@ def table_facts(source: ScreenSource, screen: Screen) -> list[FileFacts]:
 
 
 def image_form(source: ScreenSource, screen: Screen, shape: tuple[int, int] | None) -> ImageForm:
-    """The form of a screen's images, from the first one's header.
-
-    Args:
-        source: the screen.
-        screen: its tables, with at least one imaged site.
-        shape: the expected height and width, pixels; None takes any.
+    """The form of a screen's images, of which there is one, by the first one's header; `shape` is the expected size, None any.
 
     Raises:
         InputError: the first image cannot be read, is damaged, or of another kind or size; names file, channel and well.
@@ -191,13 +186,7 @@ def decode_channel(
 ) -> None:
     """Decodes a channel of a site, whose checksums were taken: its only plane, or the maximum of its planes.
 
-    Args:
-        source: the screen, for messages.
-        site: the site.
-        channel: its number, from 0.
-        contents: of the site's planes.
-        out_HW: receives the pixels.
-        channels: names of the channels.
+    `contents` are those of the site's planes; names of channels are for messages.
 
     Raises:
         InputError: a file is truncated, damaged or of another kind, size or bit depth; names file, channel and well.

@@ -177,13 +177,8 @@ def grow(
 ) -> Cells:
     """The cells of one site, at least one: a jittered lattice, whose fullest positions are taken.
 
-    Args:
-        rng: generator of the site.
-        cell_type: one of CELL_TYPES.
-        traits_T: phenotype of the well.
-        shape: height and width of the image, pixels.
-        diameter: typical cell diameter, pixels.
-        density: expected sum of cell areas over the image area, before the phenotype's crowding.
+    `shape` and the typical cell's diameter are in pixels, `density` is the expected sum of cell areas over the image area,
+    before the crowding of the phenotype `traits_T`.
     """
     typical = cell_properties(cell_type, traits_T[None])
     cell_diameter = diameter * float(typical["cell_size"][0])
