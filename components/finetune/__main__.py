@@ -5,8 +5,7 @@ from typing import Annotated
 from typer import Option
 
 from components.core.command import AddressOption, ConfigOption, OutOption, ScreenOption, SetOption, run_command
-from components.core.config import RunConfig
-from components.core.storage.artifacts import step_files
+from components.core.storage.artifacts import run_step
 
 
 def finetune(
@@ -22,12 +21,8 @@ def finetune(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Trains mean-teacher pairs on one cell type. The object store comes from the AWS environment variables."""
-    settings = RunConfig.load(config, changes).model_dump_json()
-    from components.finetune.step import main  # imports torch, which a wrong configuration need not wait for
-
-    with step_files() as files:
-        bases = [files.input(each) for each in base]
-        main(files.input(screen), bases, fold, cell_type, files.output(weights), settings)
+    inputs = {"screen": screen, "bases": base}
+    run_step("finetune", config, changes, inputs, {"weights": weights}, fold=fold, cell_type=cell_type)
 
 
 if __name__ == "__main__":

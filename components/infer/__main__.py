@@ -14,8 +14,7 @@ from components.core.command import (
     SetOption,
     run_command,
 )
-from components.core.config import RunConfig
-from components.core.storage.artifacts import step_files
+from components.core.storage.artifacts import run_step
 
 
 def infer(
@@ -37,22 +36,11 @@ def infer(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Predicts with trained networks."""
-    settings = RunConfig.load(config, changes).model_dump_json()
-    from components.infer.step import main  # loads torch, for which a wrong configuration need not wait
-
-    with step_files() as files:
-        manifest, held_out = (files.input(each) for each in (screen, holdout))
-        bases = [files.input(each) for each in base]
-        main(
-            manifest,
-            held_out,
-            bases,
-            fold,
-            cell_type,
-            files.output(logits),
-            files.output(embeddings),
-            settings,
-        )
+    inputs, outputs = (
+        {"screen": screen, "holdout": holdout, "bases": base},
+        {"logits": logits, "embeddings": embeddings},
+    )
+    run_step("infer", config, changes, inputs, outputs, fold=fold, cell_type=cell_type)
 
 
 if __name__ == "__main__":

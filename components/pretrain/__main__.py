@@ -5,8 +5,7 @@ from typing import Annotated
 from typer import Option
 
 from components.core.command import ConfigOption, OutOption, ScreenOption, SetOption, run_command
-from components.core.config import RunConfig
-from components.core.storage.artifacts import step_files
+from components.core.storage.artifacts import run_step
 
 
 def pretrain(
@@ -18,11 +17,7 @@ def pretrain(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Trains one backbone on all cell types of a fold. The object store comes from the AWS environment variables."""
-    settings = RunConfig.load(config, changes).model_dump_json()
-    from components.pretrain.step import main  # imports torch, which a wrong configuration need not wait for
-
-    with step_files() as files:
-        main(files.input(screen), fold, backbone, files.output(weights), settings)
+    run_step("pretrain", config, changes, {"screen": screen}, {"weights": weights}, fold=fold, backbone=backbone)
 
 
 if __name__ == "__main__":

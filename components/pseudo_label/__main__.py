@@ -14,8 +14,7 @@ from components.core.command import (
     SetOption,
     run_command,
 )
-from components.core.config import RunConfig
-from components.core.storage.artifacts import step_files
+from components.core.storage.artifacts import run_step
 
 
 def pseudo_label(
@@ -31,13 +30,9 @@ def pseudo_label(
     changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Trains with pseudo-labels, then predicts. The object store comes from the AWS environment variables."""
-    settings = RunConfig.load(config, changes).model_dump_json()
-    from components.pseudo_label.step import main  # imports torch, which a wrong configuration need not wait for
-
-    with step_files() as files:
-        manifest, held_out, pair = (files.input(each) for each in (screen, holdout, base))
-        trained, scores, vectors = (files.output(each) for each in (weights, logits, embeddings))
-        main(manifest, held_out, pair, fold, cell_type, trained, scores, vectors, settings)
+    inputs = {"screen": screen, "holdout": holdout, "base": base}
+    outputs = {"weights": weights, "logits": logits, "embeddings": embeddings}
+    run_step("pseudo_label", config, changes, inputs, outputs, fold=fold, cell_type=cell_type)
 
 
 if __name__ == "__main__":

@@ -37,15 +37,7 @@ def shipped_configs() -> Path:
 
 
 def find_config(name_or_file: str, named_in: Path | None = None) -> Path:
-    """The file of a shipped configuration's name, or of a path.
-
-    Args:
-        name_or_file: the name or the path.
-        named_in: the file that names it, beside which a path is looked up first.
-
-    Raises:
-        InputError: there is neither.
-    """
+    """The file of a shipped configuration's name, or of a path, first beside the file that names it; else InputError."""
     if named_in is not None and (beside := named_in.parent / name_or_file).is_file():
         return beside
     shipped = shipped_configs() / f"{name_or_file}.yaml"

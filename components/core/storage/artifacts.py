@@ -7,11 +7,13 @@ starts. An output folder in a bucket is complete or refused: it has the object `
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
+from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
 from components.core.files import parse_folder
 from components.core.storage.digests import digest_text, file_names
@@ -119,6 +121,25 @@ def step_files() -> Iterator[StepFiles]:
             for path, uri in files.addresses.items():
                 message = message.replace(str(path), uri)
             raise type(error)(message) from None
+
+
+def run_step(
+    step: str,
+    config: str,
+    changes: Sequence[str],
+    inputs: Mapping[str, str | Sequence[str]],
+    outputs: Mapping[str, str],
+    **labels: str | int,
+) -> None:
+    """Runs a training step's `main` with a configuration; inputs and outputs are addresses by its parameters."""
+    settings = RunConfig.load(config, changes).model_dump_json()
+    main = import_module(f"components.{step}.step").main  # imports torch, which a wrong configuration need not wait for
+    with step_files() as files:
+        paths = {
+            name: files.input(found) if isinstance(found, str) else [files.input(each) for each in found]
+            for name, found in inputs.items()
+        }
+        main(**paths, **{name: files.output(each) for name, each in outputs.items()}, **labels, config=settings)
 
 
 @contextmanager

@@ -43,20 +43,10 @@ _PROCESS_SITES = 300
 
 
 def simulate(settings: SimulationSettings, out: Path, progress: Progress | None = None) -> bool:
-    """Writes the screen, the truth and simulation.json; does nothing if `out` holds this very screen.
+    """Writes the screen, the truth and simulation.json into a folder that appears when complete; False if it holds them already.
 
-    The pixels depend on the settings alone, not on the number of processes, one a core.
-
-    Args:
-        settings: seed, image size, sites and the screen's design.
-        out: folder to create; it appears when complete.
-        progress: called with the number of sites written and their total.
-
-    Returns:
-        Whether anything was written.
-
-    Raises:
-        InputError: an unknown cell type, or `out` holds something else.
+    The pixels depend on the settings alone, not on the number of processes, one a core. `progress` is called with the number of
+    sites written and their total. InputError for an unknown cell type, or if `out` holds something else.
     """
     for cell_type in (*settings.simulate.labelled, *settings.simulate.unlabelled):
         if cell_type not in CELL_TYPES:
