@@ -149,9 +149,7 @@ def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectS
     cell_types = [output.cell_type for output in outputs]
     validated = {(f["fold"], o.cell_type): f["validated"] for o in outputs for f in o.meta.get("folds", [])}
     metrics = build_metrics(report.predictions, cell_types, history, validated, report.screen.more_folds)
-    metrics["temperatures"] = report.temperatures
-    if not report.prior_used:
-        metrics["plate_design"] = False
+    metrics |= _of_prior(report)
     if lineage.get("partial"):
         metrics["partial"] = lineage["partial"]
     if config.mean_teacher.fused_labels:
@@ -177,10 +175,7 @@ def _of_new_plates(
     metrics: dict[str, Any] = {
         name: scores[name] for name in ("schema", "holdout", "wells", "labels", "calibration") if name in scores
     }
-    metrics["balanced_accuracy"] = scores["balanced_accuracy"]
-    metrics["temperatures"] = report.temperatures
-    if not report.prior_used:
-        metrics["plate_design"] = False
+    metrics |= {"balanced_accuracy": scores["balanced_accuracy"], **_of_prior(report)}
     metrics["quality"] = {
         "wells_to_look_at": int((wells["look_at"] != "").sum()),
         "blurred_plates": int(quality["blurred"].sum()),
@@ -193,6 +188,10 @@ def _of_new_plates(
     report = replace(report, metrics=metrics, lineage=lineage)
     shown = [name for name in quality_columns(report.holdout.channels) if name in wells]
     return report, render_prediction(report, quality, wells), wells[shown]
+
+
+def _of_prior(report: Report) -> dict[str, Any]:
+    return {"temperatures": report.temperatures, **({} if report.prior_used else {"plate_design": False})}
 
 
 def main(

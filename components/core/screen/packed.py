@@ -43,10 +43,9 @@ class SiteTable:
     """Plates, wells and sites of a manifest."""
 
     experiments: tuple[str, ...]  # in the manifest's order; experiment_P and experiment_W index it
-    cell_types: tuple[str, ...]  # sorted; cell_type_P and cell_type_W index it
+    cell_types: tuple[str, ...]  # sorted; cell_type_W indexes it
     plate_name_P: NDArray[np.str_]
     experiment_P: NDArray[np.int32]
-    cell_type_P: NDArray[np.int32]
     id_code_W: NDArray[np.str_]
     well_W: NDArray[np.str_]
     class_W: NDArray[np.int32]  # index into Vocabulary.classes, -1 if the label is hidden
@@ -100,7 +99,6 @@ class SiteTable:
             cell_types=cell_types,
             plate_name_P=np.array([plate.plate for plate in plates], np.str_),
             experiment_P=experiment_P,
-            cell_type_P=cell_type_P,
             id_code_W=np.array([well.id_code for _, well in wells], np.str_),
             well_W=np.array([well.well for _, well in wells], np.str_),
             class_W=np.array(

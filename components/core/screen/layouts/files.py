@@ -393,4 +393,4 @@ def _text(reading: Reading, path: str) -> str:
         return ""
 
 
-FILES = Layout("files", "images with names of a microscope (screen.pattern), and a plate map", found, read)
+FILES = Layout("files", found, read)

@@ -141,4 +141,4 @@ def _check_halves(reading: Reading, wells: pd.DataFrame) -> None:
         reading.faults[row.file].add_at(row.line, "experiment", f"{advice}; an experiment is either labelled or not")
 
 
-KAGGLE = Layout("kaggle", "train.csv, test.csv and *_controls.csv, with images in train and test", found, read)
+KAGGLE = Layout("kaggle", found, read)

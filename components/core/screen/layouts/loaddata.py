@@ -246,4 +246,4 @@ def _paths(table: pd.DataFrame, channel: str) -> pd.Series[str]:
     return urls.mask(is_absent(urls) | (urls.str.match(_WEB) & (paths != "")), paths)
 
 
-LOADDATA = Layout("loaddata", "load_data.csv with FileName_CHANNEL and Metadata_ columns", found, read)
+LOADDATA = Layout("loaddata", found, read)

@@ -196,4 +196,4 @@ def _attributes(reading: Reading, folders: list[str]) -> list[Mapping[str, Any]]
     raise AssertionError
 
 
-OMEZARR = Layout("omezarr", "OME-Zarr plates, PLATE.zarr, and a plate map", found, read)
+OMEZARR = Layout("omezarr", found, read)

@@ -30,7 +30,7 @@ from components.core.screen.layouts.reading import (
     is_absent,
     name_wells,
     named_own,
-    own_column,
+    own_columns,
     role_of,
     roles_by_label,
 )
@@ -161,8 +161,7 @@ def describe_wells(
         if reading.cell_types is not None:
             check_cell_types(wells["cell_type"], reading.cell_types, faults, columns["cell_type"])
     ours = {*columns.values(), *known, *(column for column in table.columns if _normal(column) in ALIASES["role"])}
-    own = table[[column for column in table.columns if column not in ours]]
-    return wells.join(own.rename(columns=own_column))[~faults.rows()]
+    return wells.join(own_columns(table, ours))[~faults.rows()]
 
 
 def _role_texts(table: pd.DataFrame, columns: dict[str, str]) -> pd.Series[str] | None:

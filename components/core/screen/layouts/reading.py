@@ -155,7 +155,6 @@ class Layout(NamedTuple):
     """
 
     name: str
-    expects: str  # what it looks for, for messages
     found: Callable[[Reading], bool]
     read: Callable[[Reading], Rows]
 

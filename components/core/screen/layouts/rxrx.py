@@ -87,4 +87,4 @@ def read(reading: Reading) -> Rows:
     return Rows(sites, channels, looked_for, {**FIELDS, "id_code": "well_id"}, per_well=True, strict=True)
 
 
-RXRX = Layout("rxrx", "metadata.csv, with images in images", found, read)
+RXRX = Layout("rxrx", found, read)

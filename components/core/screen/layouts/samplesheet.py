@@ -120,4 +120,4 @@ def with_images(reading: Reading, rows: pd.DataFrame, sites: pd.DataFrame, colum
     return merged[~bare | (empty & ~names.duplicated())].reset_index(drop=True)
 
 
-SAMPLESHEET = Layout("samplesheet", "samplesheet.csv, a row a site, with path_CHANNEL columns", found, read)
+SAMPLESHEET = Layout("samplesheet", found, read)

@@ -17,7 +17,6 @@ def test_the_arrays_agree_with_the_manifest(screen):
     w = s = 0
     for p, plate in enumerate(manifest.plates):
         assert table.experiments[table.experiment_P[p]] == plate.experiment
-        assert table.cell_types[table.cell_type_P[p]] == plate.cell_type
         assert table.plate_name_P[p] == plate.plate
         for well in plate.wells:
             label = None if table.class_W[w] < 0 else manifest.vocabulary.classes[table.class_W[w]]
@@ -25,7 +24,7 @@ def test_the_arrays_agree_with_the_manifest(screen):
             assert ROLES[table.role_W[w]] == well.role
             assert table.plate_W[w] == p
             assert table.experiment_W[w] == table.experiment_P[p]
-            assert table.cell_type_W[w] == table.cell_type_P[p]
+            assert table.cell_types[table.cell_type_W[w]] == plate.cell_type
             assert table.fold_W[w] == manifest.folds.get(plate.experiment, -1)
             assert table.labelled_W[w] == plate.labelled
             assert table.first_site_W[w] == s
