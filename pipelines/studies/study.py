@@ -141,13 +141,9 @@ class Study:
     ) -> dict[DagTask, StudyTask]:
         """Adds tasks of a configuration's training, except those that equal ones of an earlier configuration.
 
-        Args:
-            config: the configuration.
-            source: the screen that normalize reads: its address, or its simulation.
-            label: put before the names of the tasks.
-            included: which tasks to add; `files` replace the outputs of the others.
-            files: paths by output name.
-            content: digest of those files.
+        normalize reads the screen at the address `source`, or of its simulation. `label` is put before the names of the tasks.
+        Of the tasks that are not `included`, `files` replace the outputs, paths by their names; `content` is the digest of
+        those files.
         """
         made = dict[DagTask, StudyTask]()
 

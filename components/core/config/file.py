@@ -130,11 +130,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; an empty file is an empty mapping.
-
-    Raises:
-        InputError: not YAML, or not text.
-    """
+    """The content of a YAML file; an empty file is an empty mapping. InputError if it is not YAML, or not text."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except UnicodeDecodeError:

@@ -674,11 +674,7 @@ def _known_backbones(data: Any) -> dict[str, Any]:
 
 
 def _name_backbones(data: Any, known: Mapping[str, Any], source: str) -> None:
-    """Replaces names of backbones by their definitions, in place.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Replaces names of backbones by their definitions, in place; InputError for an unknown name."""
     given = data.get("backbones") if isinstance(data, dict) else None
     for n, item in enumerate(given if isinstance(given, list) else []):
         if isinstance(item, str):

@@ -140,11 +140,7 @@ def image_form(source: ScreenSource, screen: Screen, shape: tuple[int, int] | No
 
 
 def read_sites(source: ScreenSource, sites: Sequence[SiteFiles], channels: Sequence[str]) -> list[dict[Plane, Content]]:
-    """What the planes of some sites are decoded from, read together.
-
-    Raises:
-        InputError: a file cannot be read; names file, channel and well.
-    """
+    """What the planes of some sites are decoded from, read together; InputError names file, channel and well."""
     of_files = list(dict.fromkeys(path for site in sites for path in site.paths if not is_zarr(path)))
     of_zarr = list(dict.fromkeys(plane for site in sites for plane in site.planes if is_zarr(plane.path)))
     try:

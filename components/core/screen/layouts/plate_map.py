@@ -70,11 +70,7 @@ _FOLDERS = ("metadata", "platemaps", "plate_maps", "platemap", "workspace/metada
 
 
 def find_columns(table: pd.DataFrame, given: dict[str, str], name: str = "") -> dict[str, str]:
-    """For each of our fields the table's column that holds it.
-
-    Raises:
-        InputError: screen.table_columns names a column that is not there.
-    """
+    """For each of our fields the table's column that holds it; InputError if screen.table_columns names one that is not there."""
     normal = {_normal(column): column for column in reversed(list(table.columns))}
     found = {}
     for field, names in ALIASES.items():
