@@ -10,7 +10,6 @@ import pandas as pd
 
 from components.core.errors import InputError
 from components.core.label_tables import read_label_table
-from components.core.screen.wells import is_of
 from components.core.storage.manifest import Manifest
 from components.core.tables import TableFaults
 
@@ -39,16 +38,11 @@ def paired_wells(
         challenger_assigned, challenger_raw (labels in the input's encoding), champion_knows (whether its vocabulary has the truth).
 
     Raises:
-        InputError: a table is missing or malformed, a well appears twice, an experiment is missing or has no label, a well has
-            no plate or no row in one of the predictions, the champion knows none of the labels, or its predictions hold one that
-            it does not know.
+        InputError: a table is missing or malformed, a well appears twice or has no row in one of the predictions, or the champion
+            knows none of the labels.
     """
     assert experiments
     labels = _read(truth, column).rename(columns={"perturbation": "truth"})
-    packed = {well.id_code: plate.experiment for plate in plates.plates for well in plate.wells}
-    # A label of no packed well may be a mistake of the chosen experiments, or of an experiment that is not compared.
-    kept = [packed[each] in experiments if each in packed else is_of(each, experiments) for each in labels["id_code"]]
-    labels = labels[kept]
     treatments = pd.DataFrame(
         [
             (well.id_code, plate.experiment, plate.plate, plate.cell_type)
@@ -59,10 +53,9 @@ def paired_wells(
         ],
         columns=["id_code", "experiment", "plate", "cell_type"],
     )
-    _check_labels(truth, labels, treatments, experiments)
     wells = treatments.merge(labels, on="id_code")
-    known = frozenset(champion_knows)
-    wells["champion_knows"] = wells["truth"].isin(known)
+    assert set(wells["experiment"]) == {*experiments}, "normalize packs wells and labels of every held-out experiment"
+    wells["champion_knows"] = wells["truth"].isin(list(champion_knows))
     if not wells["champion_knows"].any():
         raise InputError(
             f"{truth}: the champion knows none of these labels, first {wells['truth'].iloc[0]}; give labels in the encoding of its "
@@ -70,8 +63,6 @@ def paired_wells(
         )
     for model, path in (("champion", champion), ("challenger", challenger)):
         predictions = _read(path, column, raw=True)
-        if model == "champion":
-            _check_predicted(path, predictions, known)
         missing = wells.loc[~wells["id_code"].isin(predictions["id_code"]), "id_code"]
         if len(missing):
             raise InputError(
@@ -98,38 +89,6 @@ def count_plates(wells: pd.DataFrame, stage: ComparedStage) -> pd.DataFrame:
     )
     plates = counted.groupby(["cell_type", "experiment", "plate"], sort=False)
     return plates[["wells", "champion", "challenger", "unknown"]].sum().reset_index()
-
-
-def _check_labels(path: Path, labels: pd.DataFrame, wells: pd.DataFrame, experiments: Collection[str]) -> None:
-    """Each experiment has plates and labels, and each label a well."""
-    packed = set(wells["experiment"])
-    for experiment in sorted(experiments):
-        if experiment not in packed:
-            raise InputError(
-                f"held-out experiment {experiment}: the manifest has no treatment well of it; give the manifest of the plates "
-                "that were predicted"
-            )
-        if not any(is_of(id_code, [experiment]) for id_code in labels["id_code"]):
-            raise InputError(
-                f"{path}: no label of held-out experiment {experiment}; add its labels or leave it out of the comparison"
-            )
-    stray = labels.loc[~labels["id_code"].isin(wells["id_code"]), "id_code"]
-    if len(stray):
-        raise InputError(
-            f"{path} ({stray.iloc[0]}): the manifest has no such treatment well; give labels and manifest of the same screen"
-        )
-
-
-def _check_predicted(path: Path, predictions: pd.DataFrame, known: Collection[str]) -> None:
-    """The champion predicts no perturbation that it does not know."""
-    for field in ("perturbation", "raw_perturbation"):
-        foreign = predictions[~predictions[field].isin(known)]
-        if len(foreign):
-            first = foreign.iloc[0]
-            raise InputError(
-                f"{path} ({first['id_code']}): label {first[field]!r} is none that the champion knows; give predictions of "
-                "the champion itself"
-            )
 
 
 def _read(path: Path, column: str, raw: bool = False) -> pd.DataFrame:
