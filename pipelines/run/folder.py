@@ -33,18 +33,6 @@ from pipelines.checks import refuse_interpreter
 from pipelines.dag import TaskGraph, prediction_graph, training_graph
 from pipelines.run.predict_request import PredictParams
 
-RESULTS = (
-    "predictions.csv",
-    "predictions_oof.csv",
-    "predictions_holdout.csv",
-    "qc.csv",
-    "metrics.json",
-    "report.html",
-    "config.yaml",
-    "lineage.json",
-)
-"""Files of the report; a training has no qc.csv, and new plates have predictions.csv alone."""
-
 
 class LocalRun(FrozenModel):
     """A run on this machine, with checked input: a training, or a prediction of new plates.
@@ -187,16 +175,13 @@ def collect_results(folder: RunFolder) -> None:
     if parts:
         with atomic_directory(folder.out / EMBEDDINGS) as joined:
             embeddings = [f"{EMBEDDINGS}/{name}" for name in join_embeddings(parts, joined, shutil.copyfile)]
-    for name in RESULTS:
-        source = found[-1] / name
-        if not source.is_file():
-            continue
+    for source in sorted(found[-1].iterdir()):  # report.html, which shows that there are results, is the last
         content = source.read_bytes()
-        if name == "lineage.json":
+        if source.name == "lineage.json":
             # The report is itself a task of the run, so only now is every duration known.
             more = {"steps": finished_tasks(folder.events), "embeddings": embeddings}
             content = f"{json.dumps({**json.loads(content), **more}, indent=2)}\n".encode()
-        write_atomically(folder.out / name, content)
+        write_atomically(folder.out / source.name, content)
 
 
 def join_embeddings(
