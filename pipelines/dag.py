@@ -48,22 +48,14 @@ class TaskOutput:
 
 @dataclass(frozen=True, eq=False)
 class DagTask:
-    """One call of a step.
+    """One call of a step."""
 
-    Attributes:
-        number: its position in the graph; a task reads only tasks with smaller numbers.
-        step: the step's name.
-        fold: None if it handles all folds.
-        cell_type: None if it handles all cell types.
-        backbone: None if it handles all backbones.
-        inputs: by parameter of the step's `main`; a tuple is a list of one output each.
-    """
-
-    number: int
+    number: int  # its position in the graph; a task reads only tasks with smaller numbers
     step: str
-    fold: int | None = None
-    cell_type: str | None = None
-    backbone: str | None = None
+    fold: int | None = None  # None if it handles all folds
+    cell_type: str | None = None  # None if it handles all cell types
+    backbone: str | None = None  # None if it handles all backbones
+    # by parameter of the step's `main`; a tuple is a list of one output each
     inputs: Mapping[str, TaskOutput | tuple[TaskOutput, ...]] = field(default_factory=dict)
 
     def output(self, name: str) -> TaskOutput:

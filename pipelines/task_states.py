@@ -17,22 +17,14 @@ store did not take the last report."""
 
 
 class TaskState(NamedTuple):
-    """A task, its state, and its last attempt.
+    """A task, its state, and its last attempt."""
 
-    Attributes:
-        task: of the run's DAG.
-        state: its state now.
-        last: the status of its last attempt; None if there is none.
-        attempts: how many there were.
-        ready: whether everything that it reads is done.
-        seconds: time that its last attempt has worked so far; of a finished task, its longest: the others copied its outputs.
-    """
-
-    task: DagTask
-    state: State
-    last: TaskStatus | None = None
-    attempts: int = 0
-    ready: bool = True
+    task: DagTask  # of the run's DAG
+    state: State  # its state now
+    last: TaskStatus | None = None  # the status of its last attempt; None if there is none
+    attempts: int = 0  # how many there were
+    ready: bool = True  # whether everything that it reads is done
+    # time that its last attempt has worked so far; of a finished task, its longest: the others copied its outputs
     seconds: float = 0.0
 
     @property

@@ -63,8 +63,7 @@ class UseWells:
     ids_W: tuple[str, ...]
     experiments_W: tuple[str, ...]
     plates_W: tuple[str, ...]
-    truth_W: NDArray[np.intp]
-    """treatment class, -1 if hidden; calibration reads it, prediction does not"""
+    truth_W: NDArray[np.intp]  # treatment class, -1 if hidden; calibration reads it, prediction does not
     logits_WK: NDArray[np.float32]
 
 

@@ -45,23 +45,14 @@ S = TypeVar("S", bound=LearningSettings)
 
 @dataclass(frozen=True)
 class TrainingStep(Generic[S]):
-    """One process of a training step.
-
-    Attributes:
-        name: the step's name.
-        labels: distinguish tasks of the same step: fold, cell_type, backbone.
-        settings: the sections of the configuration that the step reads.
-        team: the processes that share the step.
-        screen: the manifest that the step reads.
-        store: the screen's store, which keeps finished outputs and checkpoints too.
-    """
+    """One process of a training step."""
 
     name: str
-    labels: Mapping[str, Any]
-    settings: S
-    team: Team
-    screen: Manifest
-    store: ObjectStore
+    labels: Mapping[str, Any]  # distinguish tasks of the same step: fold, cell_type, backbone
+    settings: S  # the sections of the configuration that the step reads
+    team: Team  # the processes that share the step
+    screen: Manifest  # the manifest that the step reads
+    store: ObjectStore  # the screen's store, which keeps finished outputs and checkpoints too
 
     def run_once(
         self,

@@ -53,12 +53,9 @@ from components.core.training_step import training_step
 class FoldNetworks:
     """Networks that predict."""
 
-    by_backbone: dict[str, Classifier]
-    """in the configured order, in which logits are summed"""
-    weights: str
-    """student, teacher or pretrained"""
-    history: list[dict[str, Any]]
-    """the records of all epochs that trained them; empty if not known"""
+    by_backbone: dict[str, Classifier]  # in the configured order, in which logits are summed
+    weights: str  # student, teacher or pretrained
+    history: list[dict[str, Any]]  # the records of all epochs that trained them; empty if not known
 
 
 def run(

@@ -89,21 +89,13 @@ class Contact:
 
 
 class RunFailure(NamedTuple):
-    """Why a run ended, or was ended, without results.
+    """Why a run ended, or was ended, without results."""
 
-    Attributes:
-        message: one line.
-        error: the kind of error that it is for the user.
-        final: whether another start would end alike, or is not wanted.
-        cancelled: whether the run was terminated by a user or another process.
-        fruitless: whether Kubeflow ended this start before a task finished in it.
-    """
-
-    message: str
-    error: type[InputError] | type[StepError]
-    final: bool
-    cancelled: bool = False
-    fruitless: bool = False
+    message: str  # one line
+    error: type[InputError] | type[StepError]  # the kind of error that it is for the user
+    final: bool  # whether another start would end alike, or is not wanted
+    cancelled: bool = False  # whether the run was terminated by a user or another process
+    fruitless: bool = False  # whether Kubeflow ended this start before a task finished in it
 
 
 @dataclass

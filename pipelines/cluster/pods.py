@@ -45,25 +45,18 @@ PodState = Literal["queued", "unschedulable", "image", "refused", "starting", "r
 
 @dataclass(frozen=True)
 class RunPod:
-    """One pod of a run.
-
-    Attributes:
-        name: its name.
-        step: the step that it works on; empty for Kubeflow's own, as a driver's.
-        state: `queued` until Kueue admits it; `image` if its image cannot be pulled; `refused` if its container cannot be created.
-        reason: why it is in this state, in Kubernetes' words; how it ended, as the end of `its pod ...`, empty for a success.
-        out_of_memory: whether it ended for lack of memory.
-        memory: its step's limit, as Kubernetes writes it; empty without one.
-        seconds: for how long it has been seen in this state.
-    """
+    """One pod of a run."""
 
     name: str
-    step: str
+    step: str  # the step that it works on; empty for Kubeflow's own, as a driver's
+    # `queued` until Kueue admits it; `image` if its image cannot be pulled; `refused` if its container cannot be
+    # created
     state: PodState
+    # why it is in this state, in Kubernetes' words; how it ended, as the end of `its pod ...`, empty for a success
     reason: str
-    out_of_memory: bool
-    memory: str = ""
-    seconds: float = 0.0
+    out_of_memory: bool  # whether it ended for lack of memory
+    memory: str = ""  # its step's limit, as Kubernetes writes it; empty without one
+    seconds: float = 0.0  # for how long it has been seen in this state
 
     @property
     def work(self) -> str:
@@ -95,15 +88,11 @@ class RunPod:
 
 @dataclass
 class PodReader:
-    """Lists the pods of a run in a namespace.
-
-    Attributes:
-        refusal: why it cannot, for good.
-        known: whether the last list has pods; without any, it is of another namespace or cluster than the run.
-    """
+    """Lists the pods of a run in a namespace."""
 
     namespace: str
-    refusal: str = ""
+    refusal: str = ""  # why it cannot, for good
+    # whether the last list has pods; without any, it is of another namespace or cluster than the run
     known: bool = False
     _api: Any = None
     _listed: tuple[str, float, list[RunPod]] = field(default=("", 0.0, []))

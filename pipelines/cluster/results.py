@@ -31,21 +31,15 @@ from pipelines.run.folder import join_embeddings, read_metrics
 
 @dataclass(frozen=True)
 class ClusterRun:
-    """A training or a prediction on a cluster, whose input has been checked.
-
-    Attributes:
-        key: its key in the store, and the beginning of its name in KFP.
-        lineage: what is known of the run before it starts, warnings included.
-        parameters: of its pipeline, all but the lineage; `truth` is the address of labels, or empty.
-    """
+    """A training or a prediction on a cluster, whose input has been checked."""
 
     config: RunConfig
-    key: str
+    key: str  # its key in the store, and the beginning of its name in KFP
     store: ObjectStore
     images: ImageRecord
     graph: TaskGraph
-    lineage: Mapping[str, Any]
-    parameters: Mapping[str, Any]
+    lineage: Mapping[str, Any]  # what is known of the run before it starts, warnings included
+    parameters: Mapping[str, Any]  # of its pipeline, all but the lineage; `truth` is the address of labels, or empty
 
 
 def fetch(run: ClusterRun, out: Path, console: Console) -> None:

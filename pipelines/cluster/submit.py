@@ -57,24 +57,17 @@ LOOKS = 10
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """Where a training or a prediction is submitted, on which data, and how it is followed.
-
-    Attributes:
-        images: record of the images, or `tags`.
-        out: folder of the results; None for runs/KEY.
-        resubmit: how many times a failed run is submitted again; None for RESUBMIT times.
-        timeout: seconds until following ends.
-        reuse_results: whether results of the same content in the store are fetched instead of starting a run.
-    """
+    """Where a training or a prediction is submitted, on which data, and how it is followed."""
 
     endpoint: str
     screen: str | None
     truth: str | None = None
-    images: str = str(RECORD)
-    out: Path | None = None
+    images: str = str(RECORD)  # record of the images, or `tags`
+    out: Path | None = None  # folder of the results; None for runs/KEY
     wait: bool = False
-    resubmit: int | None = None
-    timeout: float = HOURS * 3600.0
+    resubmit: int | None = None  # how many times a failed run is submitted again; None for RESUBMIT times
+    timeout: float = HOURS * 3600.0  # seconds until following ends
+    # whether results of the same content in the store are fetched instead of starting a run
     reuse_results: bool = False
 
 

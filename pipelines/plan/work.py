@@ -42,26 +42,17 @@ class FoldCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class ScreenWells:
-    """The wells of a run's screen.
+    """The wells of a run's screen."""
 
-    Attributes:
-        config: the run's, with the screen's own channels and size of images.
-        source: where the numbers come from, as text.
-        assumed: what the screen or configuration does not say, as text; may be empty.
-        sites_per_well: their mean.
-        dtype: type of the packed pixels.
-        experiments: a row an experiment: `experiment`, `cell_type`, `labelled` (and not held out), `holdout`, `folds` (those
-            that validate on it) and the numbers of its `plates`, `treatments` and `controls`.
-        classes: K, controls included.
-    """
-
-    config: RunConfig
-    source: str
-    assumed: str
-    sites_per_well: float
-    dtype: PixelType
+    config: RunConfig  # the run's, with the screen's own channels and size of images
+    source: str  # where the numbers come from, as text
+    assumed: str  # what the screen or configuration does not say, as text; may be empty
+    sites_per_well: float  # their mean
+    dtype: PixelType  # type of the packed pixels
+    # a row an experiment: `experiment`, `cell_type`, `labelled` (and not held out), `holdout`, `folds` (those that
+    # validate on it) and the numbers of its `plates`, `treatments` and `controls`
     experiments: pd.DataFrame
-    classes: int
+    classes: int  # K, controls included
 
     def count(self, cell_type: str | None = None) -> int:
         """Number of wells, of one cell type or all."""

@@ -64,21 +64,15 @@ class RetrainRequest(SubmitRequest):
 
 @dataclass(frozen=True)
 class Challenge:
-    """The runs of a retraining in its folder, and the comparison of their predictions.
+    """The runs of a retraining in its folder, and the comparison of their predictions."""
 
-    Attributes:
-        config: the challenger's configuration.
-        holdout: cell type by held-out experiment.
-        deadline: on a cluster, by time.monotonic(): when following ends, for all runs together.
-    """
-
-    config: RunConfig
+    config: RunConfig  # the challenger's configuration
     request: RetrainRequest
     store: ObjectStore
-    holdout: Mapping[str, str]
+    holdout: Mapping[str, str]  # cell type by held-out experiment
     folder: Path
     console: Console
-    deadline: float
+    deadline: float  # on a cluster, by time.monotonic(): when following ends, for all runs together
     _predicted: dict[str, Path] = field(default_factory=dict)
 
     def train(self) -> tuple[str, ModelManifest]:

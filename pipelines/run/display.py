@@ -44,25 +44,16 @@ class ShownTask:
 
 @dataclass
 class TaskDisplay:
-    """Follows the events of a run.
+    """Follows the events of a run."""
 
-    Attributes:
-        config: decides how the tasks' work compares.
-        counts: tasks by step.
-        console: where to draw.
-        clock: seconds that only grow.
-        names: a study's names of tasks, by the `task` of their events; its warnings are not printed.
-        table: a study's results so far, drawn above the tasks in a terminal.
-        waiting: what tasks that could start wait for.
-    """
-
-    config: RunConfig
-    counts: Mapping[str, int]
-    console: Console
-    clock: Callable[[], float] = time.monotonic
+    config: RunConfig  # decides how the tasks' work compares
+    counts: Mapping[str, int]  # tasks by step
+    console: Console  # where to draw
+    clock: Callable[[], float] = time.monotonic  # seconds that only grow
+    # a study's names of tasks, by the `task` of their events; its warnings are not printed
     names: dict[str, str] = field(default_factory=dict)
-    table: Callable[[], Table] | None = None
-    waiting: str = ""
+    table: Callable[[], Table] | None = None  # a study's results so far, drawn above the tasks in a terminal
+    waiting: str = ""  # what tasks that could start wait for
     finished: int = 0
     running: dict[str, ShownTask] = field(default_factory=dict)
     warnings: int = 0

@@ -35,25 +35,16 @@ from pipelines.run.predict_request import PredictParams
 
 
 class LocalRun(FrozenModel):
-    """A run on this machine, with checked input: a training, or a prediction of new plates.
-
-    Attributes:
-        config: the run's configuration.
-        screen: directory of the screen or the new plates, or their address in a bucket; None to simulate a screen first.
-        truth: labels of unlabelled or new wells, for the report's scoring alone; absolute.
-        lineage: what is known when the run starts; `run` is its key.
-        prediction: parameters of a prediction; None for a training.
-        folds: a prediction's folds of the model, by cell type.
-        containers: whether each task is a container of its step's image.
-    """
+    """A run on this machine, with checked input: a training, or a prediction of new plates."""
 
     config: RunConfig
+    # directory of the screen or the new plates, or their address in a bucket; None to simulate a screen first
     screen: str | None
-    truth: Path | None
-    lineage: dict[str, Any]
-    prediction: PredictParams | None = None
-    folds: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    containers: bool = False
+    truth: Path | None  # labels of unlabelled or new wells, for the report's scoring alone; absolute
+    lineage: dict[str, Any]  # what is known when the run starts; `run` is its key
+    prediction: PredictParams | None = None  # parameters of a prediction; None for a training
+    folds: dict[str, tuple[int, ...]] = Field(default_factory=dict)  # a prediction's folds of the model, by cell type
+    containers: bool = False  # whether each task is a container of its step's image
 
     @property
     def graph(self) -> TaskGraph:

@@ -48,21 +48,14 @@ CHANGEABLE = (
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """A prediction as the user requests it.
+    """A prediction as the user requests it."""
 
-    Attributes:
-        model: `champion`, the first digits of a fingerprint, or the address of either.
-        config: a configuration, or its name or file, whose sections FROM_THE_USER are used; None for the defaults.
-        changes: KEY=VALUE.
-        experiments: those to predict; none for all.
-        any_cell_type: whether networks that learned all cell types may predict another one.
-    """
-
-    model: str = THE_CHAMPION
+    model: str = THE_CHAMPION  # `champion`, the first digits of a fingerprint, or the address of either
+    # a configuration, or its name or file, whose sections FROM_THE_USER are used; None for the defaults
     config: str | RunConfig | None = None
-    changes: Sequence[str] = ()
-    experiments: Sequence[str] = ()
-    any_cell_type: bool = False
+    changes: Sequence[str] = ()  # KEY=VALUE
+    experiments: Sequence[str] = ()  # those to predict; none for all
+    any_cell_type: bool = False  # whether networks that learned all cell types may predict another one
 
     def user_config(self) -> RunConfig:
         """The configuration of machine and store, changes included.
@@ -92,17 +85,11 @@ class PredictRequest:
 
 
 class PredictParams(FrozenModel):
-    """What distinguishes a prediction, beside its configuration, screen and truth.
+    """What distinguishes a prediction, beside its configuration, screen and truth."""
 
-    Attributes:
-        model: address of the model, with its whole fingerprint: another model may be promoted any time.
-        experiments: those to predict, sorted; empty for all.
-        any_cell_type: whether networks that learned all cell types may predict another one.
-    """
-
-    model: str
-    experiments: tuple[str, ...]
-    any_cell_type: bool
+    model: str  # address of the model, with its whole fingerprint: another model may be promoted any time
+    experiments: tuple[str, ...]  # those to predict, sorted; empty for all
+    any_cell_type: bool  # whether networks that learned all cell types may predict another one
 
     def parameters(self) -> dict[str, Any]:
         """The parameters of the pipeline."""
@@ -111,23 +98,14 @@ class PredictParams(FrozenModel):
 
 @dataclass(frozen=True)
 class CheckedPrediction:
-    """A prediction that can begin.
+    """A prediction that can begin."""
 
-    Attributes:
-        config: the configuration of its steps.
-        params: the pipeline's parameters.
-        model: the model's manifest.
-        screen: the plates to predict, by the tables.
-        folds: the model's folds that predict, by cell type.
-        model_info: what the report shows of the model.
-    """
-
-    config: RunConfig
+    config: RunConfig  # the configuration of its steps
     params: PredictParams
     model: ModelManifest
-    screen: Screen
-    folds: Mapping[str, Sequence[int]]
-    model_info: Mapping[str, Any]
+    screen: Screen  # the plates to predict, by the tables
+    folds: Mapping[str, Sequence[int]]  # the model's folds that predict, by cell type
+    model_info: Mapping[str, Any]  # what the report shows of the model
 
 
 def check_prediction(

@@ -65,18 +65,12 @@ SOURCE = "organisers' baseline on the real RxRx1, 1,108 siRNAs"
 
 @dataclass
 class ProtocolResults:
-    """The scores of protocols: `overall` and cell types; a repeat that holds out no well of a cell type lacks its score.
+    """The scores of protocols: `overall` and cell types; a repeat that holds out no well of a cell type lacks its score."""
 
-    Attributes:
-        cell_types: in the order of the rows.
-        protocols: those that are measured.
-        scores: by protocol and repeat.
-        held_out: by protocol and repeat: fold, number of wells, and the experiments if whole ones are held out.
-    """
-
-    cell_types: Sequence[str]
-    protocols: Sequence[Protocol]
-    scores: Scores = field(default_factory=Scores)
+    cell_types: Sequence[str]  # in the order of the rows
+    protocols: Sequence[Protocol]  # those that are measured
+    scores: Scores = field(default_factory=Scores)  # by protocol and repeat
+    # by protocol and repeat: fold, number of wells, and the experiments if whole ones are held out
     held_out: dict[Protocol, dict[int, dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, protocol: Protocol, repeat: int, scores: Mapping[str, float], held_out: dict[str, Any]) -> None:

@@ -19,23 +19,15 @@ Route = Literal["standardise", "adabn", "aside"]
 
 @dataclass(frozen=True)
 class Rung:
-    """One point of the chart.
+    """One point of the chart."""
 
-    Attributes:
-        name: in growth.json.
-        label: on the chart.
-        route: the route that it is on.
-        config: the whole configuration.
-        difference: fields that changed from the rung before, with the values before and after.
-        published: the reference's public score.
-    """
-
-    name: str
-    label: str
-    route: Route
+    name: str  # in growth.json
+    label: str  # on the chart
+    route: Route  # the route that it is on
     config: RunConfig
+    # fields that changed from the rung before, with the values before and after
     difference: Mapping[str, tuple[Any, Any]]
-    published: float | None
+    published: float | None  # the reference's public score
 
     @property
     def title(self) -> str:

@@ -105,20 +105,13 @@ class StudyCase(NamedTuple):
 
 @dataclass
 class Study:
-    """The tasks of a study, each after those that it needs.
+    """The tasks of a study, each after those that it needs."""
 
-    Attributes:
-        folder: where they keep their outputs.
-        workers: processes in parallel, of one torch thread each.
-        console: where progress is shown.
-        code: decides all results: digest of the code, versions of libraries.
-        tasks: the tasks by digest.
-    """
-
-    folder: Path
-    workers: int
-    console: Console
+    folder: Path  # where they keep their outputs
+    workers: int  # processes in parallel, of one torch thread each
+    console: Console  # where progress is shown
     # After a change of code, the object store's finer keys still find the results of the steps that it does not touch.
+    # decides all results: digest of the code, versions of libraries
     code: str = field(default_factory=lambda: code_digest("components") + library_versions())
     tasks: dict[str, StudyTask] = field(default_factory=dict)
     _ran: set[StudyTask] = field(default_factory=set)

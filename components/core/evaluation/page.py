@@ -56,22 +56,16 @@ class Report:
     """The content of the report of a run or of new plates."""
 
     config: RunConfig
-    screen: Manifest
-    """of the training and unlabelled experiments, or the reference that names the model of new plates"""
-    holdout: Manifest
-    """of the held-out experiments, or of the new plates"""
-    predictions: pd.DataFrame
-    """see evaluation.scores"""
-    arrangements: Sequence[Mapping[str, Any]]
-    """`experiments` of every assign.json, each with its cell_type"""
+    screen: Manifest  # of the training and unlabelled experiments, or the reference that names the model of new plates
+    holdout: Manifest  # of the held-out experiments, or of the new plates
+    predictions: pd.DataFrame  # see evaluation.scores
+    arrangements: Sequence[Mapping[str, Any]]  # `experiments` of every assign.json, each with its cell_type
     temperatures: Mapping[str, Mapping[str, float]]
     """by cell type, then by the probabilities they calibrate: raw, group, balanced"""
-    prior_used: bool
-    """whether the plate design was enabled, and found in the screen"""
+    prior_used: bool  # whether the plate design was enabled, and found in the screen
     metrics: Mapping[str, Any]
     lineage: Mapping[str, Any]
-    notices: Sequence[tuple[str, str]]
-    """warnings, each with its step first"""
+    notices: Sequence[tuple[str, str]]  # warnings, each with its step first
 
     @property
     def calibrated(self) -> bool:

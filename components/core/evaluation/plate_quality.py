@@ -87,13 +87,11 @@ def _drift_table(
 class Drift(NamedTuple):
     """How far new plates are from the training plates of their cell type."""
 
-    distance_PC: Floats
-    """to all training plates together, see `log_distance`; ten percent more light makes about 0.1"""
+    distance_PC: Floats  # to all training plates together, see `log_distance`; ten percent more light makes about 0.1
     times_PC: Floats
     """as a multiple of the usual distance, from a training plate to the other experiments together (median over training
     plates); NaN if there is only one training experiment, or the usual distance is 0"""
-    beyond_PC: NDArray[np.bool_]
-    """whether it is larger than any such distance"""
+    beyond_PC: NDArray[np.bool_]  # whether it is larger than any such distance
 
 
 def drift(new_PCG: Collection[ArrayLike], training_TCG: Collection[ArrayLike], experiment_T: Sequence[str]) -> Drift:

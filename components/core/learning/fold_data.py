@@ -95,19 +95,13 @@ def groups_of_fold(manifest: Manifest, fold: int, prior: PriorConfig) -> PlateGr
 
 @dataclass(frozen=True)
 class Validation:
-    """The wells that select the checkpoint; none if the fold holds no experiment back.
+    """The wells that select the checkpoint; none if the fold holds no experiment back."""
 
-    Attributes:
-        wells: rows of the well table.
-        score: from their logits, shape (W, K), to the accuracy that selects a checkpoint.
-        batch_size: sites per forward pass.
-        classes: K.
-    """
-
-    wells: NDArray[np.intp]
+    wells: NDArray[np.intp]  # rows of the well table
+    # from their logits, shape (W, K), to the accuracy that selects a checkpoint
     score: Callable[[NDArray[np.float32]], float]
-    batch_size: int
-    classes: int
+    batch_size: int  # sites per forward pass
+    classes: int  # K
 
     def logits(self, network: Classifier, images: Images) -> NDArray[np.float32]:
         """Logits of the wells from one view of all their sites, shape (W, K)."""

@@ -81,17 +81,12 @@ class Pieces:
 
 @dataclass(frozen=True)
 class FoldPrediction:
-    """The predictions of one fold and cell type.
+    """The predictions of one fold and cell type."""
 
-    Attributes:
-        logits: means over sites, views and backbones, by use: oof, unlabelled, holdout.
-        embeddings: embeddings of all wells of the cell type, by backbone; empty if they are disabled.
-        screen: digest of the screen's manifest.
-    """
-
-    logits: Mapping[str, WellLogits]
+    logits: Mapping[str, WellLogits]  # means over sites, views and backbones, by use: oof, unlabelled, holdout
+    # embeddings of all wells of the cell type, by backbone; empty if they are disabled
     embeddings: Mapping[str, EmbeddedWells]
-    screen: str
+    screen: str  # digest of the screen's manifest
 
     def write(
         self, logits: Path, embeddings: Path, meta: Mapping[str, Any], settings: InferSettings, weights: str

@@ -38,21 +38,13 @@ _WORDS = {"sirna": "siRNA", "compound": "compound", "drug": "compound", "guide":
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is known of a screen.
+    """What is known of a screen."""
 
-    Attributes:
-        layout: its name; empty if there is none.
-        findings: what is wrong first, then what is doubtful.
-        screen: its tables; None if they cannot be read.
-        summary: numbers and names, for people and as JSON.
-        config: a configuration to start from, YAML; empty if the screen cannot be read.
-    """
-
-    layout: str
-    findings: tuple[Finding, ...]
-    screen: Screen | None = None
-    summary: dict[str, Any] = field(default_factory=dict)
-    config: str = ""
+    layout: str  # its name; empty if there is none
+    findings: tuple[Finding, ...]  # what is wrong first, then what is doubtful
+    screen: Screen | None = None  # its tables; None if they cannot be read
+    summary: dict[str, Any] = field(default_factory=dict)  # numbers and names, for people and as JSON
+    config: str = ""  # a configuration to start from, YAML; empty if the screen cannot be read
 
     @property
     def wrong(self) -> bool:

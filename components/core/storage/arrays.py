@@ -108,17 +108,13 @@ def read_logits(directory: Path) -> LogitsDirectory:
 
 @dataclass(frozen=True)
 class EmbeddedWells:
-    """Embeddings of wells by one network.
+    """Embeddings of wells by one network."""
 
-    Attributes:
-        wells: a row a well: id_code (EXPERIMENT_PLATE_WELL, unique), experiment, plate, well (B03), role
-            (treatment, positive_control or negative_control), perturbation (label in the input's encoding; None if hidden),
-            use (see Use); then the screen's own columns, as text.
-        embedding_WE: float32, (W, E), in the order of the rows.
-    """
-
+    # a row a well: id_code (EXPERIMENT_PLATE_WELL, unique), experiment, plate, well (B03), role (treatment,
+    # positive_control or negative_control), perturbation (label in the input's encoding; None if hidden), use (see
+    # Use); then the screen's own columns, as text
     wells: pd.DataFrame
-    embedding_WE: NDArray[np.float32]
+    embedding_WE: NDArray[np.float32]  # float32, (W, E), in the order of the rows
 
     def followed_by(self, other: EmbeddedWells) -> EmbeddedWells:
         """These wells, then the other's, embedded by the same network."""

@@ -50,15 +50,10 @@ class DamagedError(Exception):
 
 
 class Sphering(NamedTuple):
-    """A cheap change of a step's finished embeddings, which are kept besides, so that another one starts from there.
+    """A cheap change of a step's finished embeddings, which are kept besides, so that another one starts from there."""
 
-    Attributes:
-        inputs: what it depends on besides those embeddings, as text by name.
-        work: reads the folder of embeddings, and writes another one.
-    """
-
-    inputs: Mapping[str, str]
-    work: Callable[[Path, Path], None]
+    inputs: Mapping[str, str]  # what it depends on besides those embeddings, as text by name
+    work: Callable[[Path, Path], None]  # reads the folder of embeddings, and writes another one
 
 
 def work_key(step: str, inputs: Mapping[str, str], outputs: Iterable[str]) -> str:

@@ -44,33 +44,20 @@ _NUMBERED = re.compile(r"(.+)-[A-Za-z0-9._]+")
 
 @dataclass(slots=True)
 class Reading:
-    """A screen being read.
-
-    Attributes:
-        labels: whether labels are read.
-        images: whether folders are listed for images.
-        cell_types: known ones; None for any.
-        sizes: bytes of the files directly in the screen's folder.
-        experiments: the wanted ones; none for all.
-        faults: of the tables read so far; `file` in Rows counts them.
-        findings: what concerns no single row.
-        tables: paths of the tables read so far.
-        layout: name of the layout in which it is read.
-        missing: whether something that was reported explains that wells or sites lack images.
-    """
+    """A screen being read."""
 
     source: ScreenSource
     config: ScreenConfig
-    labels: bool
-    images: bool
-    cell_types: tuple[str, ...] | None
-    sizes: Mapping[str, int]
-    experiments: Sequence[str] = ()
-    faults: list[TableFaults] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-    layout: str = ""
-    missing: bool = False
+    labels: bool  # whether labels are read
+    images: bool  # whether folders are listed for images
+    cell_types: tuple[str, ...] | None  # known ones; None for any
+    sizes: Mapping[str, int]  # bytes of the files directly in the screen's folder
+    experiments: Sequence[str] = ()  # the wanted ones; none for all
+    faults: list[TableFaults] = field(default_factory=list)  # of the tables read so far; `file` in Rows counts them
+    findings: list[Finding] = field(default_factory=list)  # what concerns no single row
+    tables: list[str] = field(default_factory=list)  # paths of the tables read so far
+    layout: str = ""  # name of the layout in which it is read
+    missing: bool = False  # whether something that was reported explains that wells or sites lack images
     _paths: list[str] | None = None
     _headers: dict[str, list[str]] = field(default_factory=dict)
     _kept: dict[str, bytes] = field(default_factory=dict)
@@ -161,26 +148,18 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """What a layout returns.
+    """What a layout returns."""
 
-    Attributes:
-        sites: a row a site. Columns: `file` (index into Reading.faults) and `line`; `experiment`, `plate`, `well`, text;
-            `site`, its number, 0 in the only row of a well without images; `role`; `perturbation`, None if unlabelled or unread;
-            `cell_type`; `labelled`, whether the labels of the experiment's treatments are known; `channel 0`, `channel 1`, ...,
-            tuples of Plane, empty where a channel is missing; and the screen's own columns, named by `own_column`.
-        channels: names of the channels.
-        looked_for: form of a file's path, for messages about missing ones.
-        fields: names in the tables of our fields, for messages.
-        per_well: whether a line of the tables is a well; else it is a site.
-        strict: whether a label that is in one well alone is refused.
-    """
-
+    # a row a site. Columns: `file` (index into Reading.faults) and `line`; `experiment`, `plate`, `well`, text; `site`,
+    # its number, 0 in the only row of a well without images; `role`; `perturbation`, None if unlabelled or unread;
+    # `cell_type`; `labelled`, whether the labels of the experiment's treatments are known; `channel 0`, `channel 1`,
+    # ..., tuples of Plane, empty where a channel is missing; and the screen's own columns, named by `own_column`.
     sites: pd.DataFrame
     channels: tuple[str, ...]
-    looked_for: str = ""
-    fields: dict[str, str] = field(default_factory=dict)
-    per_well: bool = True
-    strict: bool = False
+    looked_for: str = ""  # form of a file's path, for messages about missing ones
+    fields: dict[str, str] = field(default_factory=dict)  # names in the tables of our fields, for messages
+    per_well: bool = True  # whether a line of the tables is a well; else it is a site
+    strict: bool = False  # whether a label that is in one well alone is refused
 
     @property
     def columns(self) -> tuple[str, ...]:

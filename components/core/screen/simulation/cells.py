@@ -103,12 +103,9 @@ def cell_properties(cell_type: str, traits_NT: NDArray[np.float32]) -> dict[str,
 class Textures(NamedTuple):
     """Square textures of mean 0 and deviation 1, float32, side a power of two."""
 
-    coarse: NDArray[np.float32]
-    """Outlines of cells, bending of filaments."""
-    medium: NDArray[np.float32]
-    """Chromatin, ER."""
-    fine: NDArray[np.float32]
-    """Mitochondrial network."""
+    coarse: NDArray[np.float32]  # Outlines of cells, bending of filaments
+    medium: NDArray[np.float32]  # Chromatin, ER
+    fine: NDArray[np.float32]  # Mitochondrial network
 
 
 _WAVELENGTHS = {"coarse": 0.6, "medium": 0.28, "fine": 0.17}
