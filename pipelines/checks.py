@@ -43,11 +43,8 @@ SMALLEST_LIKE_IMAGENET = 224
 def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> Screen | None:
     """Checks the input of `cellsignal run`: a directory of a screen or its address in a bucket, or None to simulate one.
 
-    Returns:
-        The screen's tables; None if there is no screen yet.
-
-    Raises:
-        InputError: names the option, file, row or field, and what to do.
+    Returns the screen's tables; None if there is no screen yet. InputError names the option, file, row or field, and what to
+    do.
     """
     _check_files(config)
     refuse_interpreter(config.model_dump(mode="json"))

@@ -66,15 +66,11 @@ class TrainingStep(Generic[S]):
     ) -> None:
         """Puts the step's outputs at their paths: copied from the store if finished before, else computed.
 
-        Computing resumes from the last checkpoint if there is one. The task is recorded under the screen's run.
+        Computing, by `work`, resumes from the last checkpoint if there is one. The task is recorded under the screen's run.
 
-        Args:
-            inputs: everything that the outputs depend on besides labels, libraries and arithmetic, as text by name.
-            outputs: path of each output, by name.
-            work: writes the outputs to its paths; saves to the checkpoints.
-            holdout: manifest of the held-out plates, if the step predicts.
-            learned: labels that the weights have learned, if they may start another run.
-            sphering: of the finished embeddings, which are kept besides; None for none.
+        `inputs` are everything that the outputs depend on besides labels, libraries and arithmetic, as text by name; `holdout`
+        is the manifest of the held-out plates, if the step predicts, `learned` what the weights have learned, if they may start
+        another run.
         """
         key_inputs = {
             **inputs,

@@ -16,15 +16,9 @@ ENOUGH = 1.01
 
 
 def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> list[float]:
-    """Gives every free GPU pod the ready task with the longest remaining path.
+    """Seconds from the run's start to the end of each task, if a free GPU pod gets the ready task with the longest remaining path.
 
-    Args:
-        tasks: each after the tasks that it needs; task n is the n-th.
-        seconds: duration of each task.
-        pods: GPU pods in parallel, at least one.
-
-    Returns:
-        Seconds from the run's start to the end of each task.
+    Task n is the n-th, after those that it needs; there is at least one pod.
 
     Source: critical-path list scheduling (Graham 1969): at most twice as long as the best schedule.
     """

@@ -231,15 +231,9 @@ def _score(split: ProtocolSplit, results: ProtocolResults, console: Console) -> 
 
 
 def held_out_accuracy(manifest: Manifest, fold: int, logits: Mapping[str, Path]) -> dict[str, float]:
-    """Well top-1 of the fold's wells, over all of them (`overall`) and by cell type.
+    """Well top-1 of the wells that a fold of a split screen holds out, over all of them (`overall`) and by cell type.
 
-    Args:
-        manifest: the split screen, with the perturbations of its wells.
-        fold: the held-out one.
-        logits: output folder of infer by cell type.
-
-    Raises:
-        StepError: the logits are not those of exactly the held-out wells.
+    `logits` are output folders of infer by cell type; StepError if they are not those of exactly the held-out wells.
     """
     treatments = manifest.vocabulary.treatments
     predicted: dict[str, int] = {}

@@ -82,14 +82,10 @@ def render_report(
     pictures_of: Score | None,
     pictures_note: str | None,
 ) -> str:
-    """The page of a training run as HTML.
+    """The page of a training run as HTML; `history` are the records of all epochs.
 
-    Args:
-        report: its content.
-        history: the record of every epoch.
-        pictures: example wells, rows of the predictions table, each with its strip of images as PNG.
-        pictures_of: the score of those wells; None if no truth is known.
-        pictures_note: why there are no pictures; None if there are some.
+    `pictures` are example wells of the score `pictures_of`, None if no truth is known: rows of the predictions table, each with
+    its strip of images as PNG. `pictures_note` says why there are none.
     """
     predictions, domain = report.predictions, report.config.standardise.domain
     plates = (*report.screen.plates, *report.holdout.plates)

@@ -122,12 +122,7 @@ def site_quality(pixels_CHW: Pixels, threshold: int, nuclei: int | None, level: 
 
 
 def well_quality(sites_SM: NDArray[np.float64], well_S: NDArray[np.integer], channels: Sequence[str]) -> pd.DataFrame:
-    """Measures of wells, from their sites.
-
-    Args:
-        sites_SM: rows of `site_quality`.
-        well_S: number of each site's well.
-        channels: names, in the order of the measures.
+    """Measures of wells, from their sites: `well_S` numbers the well of each row of `site_quality`.
 
     Returns:
         A row a well, by number: nuclei_share (the mean over sites; left out if NaN), and by channel focus_* (of the blurriest

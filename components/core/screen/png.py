@@ -80,11 +80,10 @@ def _palette(data: bytes) -> NDArray[np.uint8]:
 
 
 def check_png(data: bytes) -> bytes:
-    """Checks everything that is visible without decompressing.
+    """The file's own CRC-32 checksums, one a PNG chunk; checks everything that is visible without decompressing.
 
-    Returns:
-        The file's own CRC-32 checksums, one a PNG chunk, all verified: files of the same size and checksums count as the
-        same. They cost nothing extra; a digest of the bytes would cost 2 % of packing.
+    Files of the same size and checksums count as the same. They cost nothing extra; a digest of the bytes would cost 2 % of
+    packing.
 
     Raises:
         BadImageError: not a PNG, truncated or damaged.

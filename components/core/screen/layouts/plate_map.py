@@ -119,14 +119,7 @@ def describe_wells(
     """What a table says of its wells: experiment, plate (empty if it has no column), well, role, perturbation, cell_type, own.
 
     Adds the faults of single fields, whose rows are left out. The role is None in rows of wells that are neither treatment nor
-    control.
-
-    Args:
-        reading: the screen.
-        table: as text.
-        faults: of the table.
-        columns: for each of our fields the table's column.
-        known: further columns that are no columns of the screen's own.
+    control. `columns` are the table's by our fields, `known` further ones that are no columns of the screen's own.
     """
     empty = pd.Series("", index=table.index)
     wells = pd.DataFrame({"file": len(reading.faults) - 1, "line": table.index}, index=table.index)
