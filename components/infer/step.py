@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,7 @@ def main(
             files = [each for each in published[1].networks if each.fold == fold]
             digests = sorted(f"{f.backbone}={f.sha256}" for f in files if f.cell_type in (None, cell_type))
             networks = {"model": manifest.model.fingerprint, "networks": " ".join(digests)}
+        work = partial(run, settings, step.store, manifest, held_out, folders, fold, cell_type)
         step.run_once(
             {
                 "settings": settings.unsphered().fingerprint(),
@@ -218,20 +220,7 @@ def main(
                 "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.infer"),
             },
             {"logits": logits, "embeddings": embeddings},
-            lambda out, checkpoints: run(
-                settings,
-                step.store,
-                manifest,
-                held_out,
-                folders,
-                fold,
-                cell_type,
-                out["logits"],
-                out["embeddings"],
-                checkpoints,
-                step.team,
-                published,
-            ),
+            lambda out, checkpoints: work(out["logits"], out["embeddings"], checkpoints, step.team, published),
             holdout=held_out,
             sphering=sphering(settings),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def main(screen: str, fold: int, backbone: str, weights: str, config: str = "") 
             local_file(settings.backbone(backbone).weights) as initial,
             open_start(settings, step.store, manifest, fold, backbone) as start,
         ):
+            work = partial(run, settings, step.store, manifest, fold, backbone)
             step.run_once(
                 {
                     "settings": settings.fingerprint_of(backbone),
@@ -109,17 +111,6 @@ def main(screen: str, fold: int, backbone: str, weights: str, config: str = "") 
                     "code": code_digest(*TRAINING_CODE, "components.pretrain"),
                 },
                 {"weights": weights},
-                lambda out, checkpoints: run(
-                    settings,
-                    step.store,
-                    manifest,
-                    fold,
-                    backbone,
-                    out["weights"],
-                    initial,
-                    checkpoints,
-                    step.team,
-                    start,
-                ),
+                lambda out, checkpoints: work(out["weights"], initial, checkpoints, step.team, start),
                 learned=learned_by(manifest, fold) | (start.learned if start else Learned()),
             )

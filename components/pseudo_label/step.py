@@ -5,6 +5,7 @@ Reads and writes; the method is core.learning (mean teacher, inference) and core
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ def main(
         settings = step.settings
         with local_file(settings.mean_teacher.fused_labels) as fused:
             held_out = Manifest.read(Path(holdout))
+            work = partial(run, settings, step.store, step.screen, held_out, Path(base), fold, cell_type)
             step.run_once(
                 {
                     "settings": settings.unsphered().fingerprint(),
@@ -137,20 +139,8 @@ def main(
                     "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.pseudo_label"),
                 },
                 {"weights": weights, "logits": logits, "embeddings": embeddings},
-                lambda out, checkpoints: run(
-                    settings,
-                    step.store,
-                    step.screen,
-                    held_out,
-                    Path(base),
-                    fold,
-                    cell_type,
-                    out["weights"],
-                    out["logits"],
-                    out["embeddings"],
-                    fused,
-                    checkpoints,
-                    step.team,
+                lambda out, checkpoints: work(
+                    out["weights"], out["logits"], out["embeddings"], fused, checkpoints, step.team
                 ),
                 holdout=held_out,
                 sphering=sphering(settings),
