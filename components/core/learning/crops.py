@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -16,6 +16,10 @@ from torch.nn import functional as F
 
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
+from components.core.storage.manifest import Manifest
+
+if TYPE_CHECKING:
+    from components.core.registry.model_manifest import ModelManifest
 
 Corner = tuple[int, int]
 """Top and left of a crop, pixels."""
@@ -85,23 +89,7 @@ class Crops:
         return pixels_BCHW if self.bin == 1 else F.avg_pool2d(pixels_BCHW.float(), self.bin)
 
 
-class Described(Protocol):
-    """What a manifest of images or of a model says of them."""
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the channels."""
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """H and W."""
-
-    @property
-    def cell_types(self) -> tuple[str, ...]:
-        """Names of the cell types."""
-
-
-def network_input(screen: ScreenConfig, images: Described) -> tuple[int, int, int]:
+def network_input(screen: ScreenConfig, images: Manifest | ModelManifest) -> tuple[int, int, int]:
     """Channels of the networks' input, its side in pixels, and the number of cell types.
 
     InputError if crops would be larger than the images.
