@@ -20,10 +20,18 @@ from pipelines.options import check_new_file, print_json, print_line
 def run_check_screen(
     screen: str, config: RunConfig | None, write_config: Path | None, console: Console, *, whole: bool, as_json: bool
 ) -> int:
-    """Inspects a screen, a folder or its address in a bucket, and prints what was found: for people, or as JSON on stdout.
+    """Inspects a screen and prints what was found.
 
-    `config` is what is known of the screen; if it is a `whole` run's configuration, the screen is checked against it.
-    `write_config` receives a configuration to start from. Returns the exit code: 2 if a run would refuse the screen.
+    Args:
+        screen: a folder, or its address in a bucket.
+        config: what is known of the screen; None for nothing.
+        whole: whether it is a run's configuration, which the screen is checked against.
+        write_config: receives the configuration to start from.
+        console: for people.
+        as_json: whether to print JSON on stdout instead.
+
+    Returns:
+        The exit code: 2 if a run would refuse the screen.
 
     Raises:
         InputError: there is no such folder, or the file cannot be written.

@@ -43,8 +43,11 @@ SMALLEST_LIKE_IMAGENET = 224
 def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> Screen | None:
     """Checks the input of `cellsignal run`: a directory of a screen or its address in a bucket, or None to simulate one.
 
-    Returns the screen's tables; None if there is no screen yet. InputError names the option, file, row or field, and what to
-    do.
+    Returns:
+        The screen's tables; None if there is no screen yet.
+
+    Raises:
+        InputError: names the option, file, row or field, and what to do.
     """
     _check_files(config)
     refuse_interpreter(config.model_dump(mode="json"))
@@ -59,7 +62,12 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> Sc
 
 
 def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) -> Screen:
-    """Checks a screen as check-screen does, and its tables and the `truth` of its unlabelled wells against the configuration.
+    """Checks a screen as check-screen does, and its tables against the configuration.
+
+    Args:
+        config: the run's configuration.
+        source: the screen.
+        truth: labels of its unlabelled wells.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
@@ -73,7 +81,11 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
 
 
 def check_configured(config: RunConfig, found: Screen, truth: Path | None) -> None:
-    """Checks the tables of a screen, and the labels of its unlabelled wells, against the configuration; raises as check_screen."""
+    """Checks the tables of a screen, and the labels of its unlabelled wells, against the configuration.
+
+    Raises:
+        InputError: names the option, row or field, and what to do.
+    """
     _check_ratio(config)
     check_controls(found.plates, config.standardise, config.batch_norm)
     check_sphering(found.plates, config.embeddings, config.backbones)
@@ -103,9 +115,12 @@ def _also_of_truth(config: RunConfig, source: ScreenSource, truth: Path | None) 
 
 
 def check_start(config: RunConfig) -> None:
-    """Checks the run whose weights a new run starts from: InputError unless it has the same networks and all folds.
+    """Checks the run whose weights a new run starts from: it exists, and has the same networks and folds.
 
     normalize and pretrain, which read the screen's tables, check whether the new run may use what it learned.
+
+    Raises:
+        InputError: names the run, and the backbone, field or fold.
     """
     if not config.init_from:
         return
@@ -138,7 +153,11 @@ def _check_ratio(config: RunConfig) -> None:
 
 
 def screen_source(screen: str) -> ScreenSource:
-    """Opens --screen; InputError if there is no such folder, or the address is invalid."""
+    """Opens --screen.
+
+    Raises:
+        InputError: no such folder, or an invalid address.
+    """
     if "://" not in screen and not Path(screen).is_dir():
         raise InputError(f"--screen {screen}: no such folder")
     try:
@@ -148,7 +167,11 @@ def screen_source(screen: str) -> ScreenSource:
 
 
 def truth_file(truth: str | None) -> Path | None:
-    """The file of --truth on this machine; InputError for an address."""
+    """The file of --truth on this machine.
+
+    Raises:
+        InputError: an address.
+    """
     if truth is not None and "://" in truth:
         raise InputError(f"--truth {truth}: an address is read on a cluster only; download it and give the file")
     return Path(truth) if truth is not None else None
@@ -243,7 +266,8 @@ def _check_simulated(config: RunConfig) -> None:
 def simulated_experiments(config: RunConfig) -> dict[str, list[str]]:
     """The labelled experiments of a simulated screen that are not held out, by cell type.
 
-    InputError names the field of a cell type or an experiment that the rest of the configuration does not fit.
+    Raises:
+        InputError: a cell type or an experiment that the rest of the configuration does not fit; names the field.
     """
     for split, table in (("labelled", config.simulate.labelled), ("unlabelled", config.simulate.unlabelled)):
         for cell_type in table:
@@ -267,10 +291,13 @@ def simulated_experiments(config: RunConfig) -> dict[str, list[str]]:
 
 
 def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
-    """Checks that every trained fold leaves labelled experiments of every cell type to train on; InputError names both.
+    """Checks that every trained fold leaves labelled experiments of every cell type to train on.
 
-    `experiments` are the labelled ones that are not held out, by cell type. Returns the folds that validate on each of them;
-    empty if folds hold out plates or wells.
+    `experiments` are the labelled ones that are not held out, by cell type. Returns the folds that validate on each of them; empty
+    if folds hold out plates or wells.
+
+    Raises:
+        InputError: names the fold and the cell type.
     """
     folds: dict[str, tuple[int, ...]] = {}
     given = config.folds.known or config.folds.validation

@@ -79,8 +79,13 @@ def run_doctor(
 ) -> int:
     """Prints the findings as lines or as one JSON object; returns the exit code.
 
-    The configuration has the object store and the namespace; if the user gave it, so that it `trains`, a training by it is
-    checked, too. No endpoint is checked if it is None; `images` is None for images.json, if it exists.
+    Args:
+        config: has the object store and the namespace.
+        endpoint: address of Kubeflow Pipelines; None to check none.
+        images: record of the images; None for images.json, if it exists.
+        console: where to print.
+        trains: whether the configuration was given, so that a training by it is checked, too.
+        as_json: whether to print JSON.
     """
     findings = []
     for finding in _findings(config, endpoint, images, trains):

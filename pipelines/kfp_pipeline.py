@@ -76,11 +76,17 @@ def local_pipeline(config: RunConfig, graph: TaskGraph, containers: bool = False
 
 
 def cluster_pipeline(config: RunConfig, graph: TaskGraph, images: Mapping[str, str], lineage: str) -> BaseComponent:
-    """The pipeline for a cluster: images, resources and secrets on every task; its parameters are those of `local_pipeline`.
+    """The pipeline for a cluster: images, resources and secrets on every task.
 
-    `images` are references with digests, by target; empty keeps the tags, and KFP then caches nothing, since a tag may be
-    moved. `lineage` is JSON, the default of the parameter. KFP skips normalize unless `fingerprint` changes, as it must if
-    images or tables change.
+    Args:
+        config: the run's configuration.
+        graph: its DAG.
+        images: references with digests, by target; empty keeps the tags, and KFP then caches nothing, since a tag may be moved.
+        lineage: JSON, the default of the parameter `lineage`.
+
+    Returns:
+        A pipeline with the parameters of `local_pipeline`. KFP skips normalize unless `fingerprint` changes, as it must if images
+        or tables change.
     """
 
     def settings(made: dsl.PipelineTask, group: Group) -> None:

@@ -106,7 +106,11 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def duration(text: str) -> timedelta:
-    """Parses a duration such as 90m, 36h, 14d or 2w; InputError for anything else."""
+    """Parses a duration such as 90m, 36h, 14d or 2w.
+
+    Raises:
+        InputError: anything else.
+    """
     found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([mhdw])", text.strip())
     if not found:
         raise InputError(f"--older-than {text!r}: expected a number followed by m, h, d or w, for example 36h or 14d")
@@ -123,7 +127,11 @@ def check_new_file(option: str, path: Path) -> None:
 
 
 def timeout_seconds(hours: float | None) -> float:
-    """The value of --timeout in seconds; InputError unless it is above 0."""
+    """The value of --timeout in seconds.
+
+    Raises:
+        InputError: it is not above 0.
+    """
     hours = HOURS if hours is None else hours
     if not hours > 0:  # nan is not either
         raise InputError(f"--timeout {hours:g}: give hours above 0")
@@ -131,7 +139,13 @@ def timeout_seconds(hours: float | None) -> float:
 
 
 def refuse_elsewhere(endpoint: str | None, here: Mapping[str, object], on_cluster: Mapping[str, object]) -> None:
-    """Refuses options of this machine that are given with --endpoint, and those of a cluster without it: values by name."""
+    """Refuses the options of this machine that are given with --endpoint, and those of a cluster that are given without it.
+
+    Both are the values of options by name.
+
+    Raises:
+        InputError: names the first one.
+    """
     for option, value in (here if endpoint else on_cluster).items():
         if value and endpoint:
             raise InputError(f"{option} applies to this machine; leave it out, or --endpoint")
@@ -167,7 +181,11 @@ class StoreOptions:
     store: Store = None
 
     def open(self) -> ObjectStore:
-        """Opens the store; InputError if it is not there, or options contradict each other."""
+        """Opens the store, which must exist.
+
+        Raises:
+            InputError: options that contradict each other, or a store that is not there.
+        """
         from components.core.config import RunConfig, StoreConfig, parse
         from components.core.storage.opening import choose_store, open_existing
 
@@ -200,7 +218,11 @@ def with_store_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def with_store(config: RunConfig, option: str | None) -> RunConfig:
-    """The configuration with the explicit address of the store of a command on this machine; InputError if there is none."""
+    """The configuration with the explicit address of the store of a command on this machine.
+
+    Raises:
+        InputError: --store, or CELLSIGNAL_STORE, is no address of a store.
+    """
     from components.core.storage.opening import choose_store
 
     return config.model_copy(update={"store": choose_store(config.store, option)})

@@ -81,13 +81,16 @@ def main(screen: str, holdout: str, logits: str, predictions: str, config: str =
 def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig | None = None) -> None:
     """Predicts all treatment wells of a cell type: before the prior, within the plate's group, and one to one.
 
-    Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells only from the other folds. For
-    new plates, groups and temperatures come from the model. Every experiment's arrangement is inferred from its logits, so that
-    out-of-fold accuracy is representative of new experiments.
+    Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells only from the other
+    folds. For new plates, groups and temperatures come from the model. Every experiment's arrangement is inferred from
+    its logits, so that out-of-fold accuracy is representative of new experiments.
 
-    `screen` is the manifest of the training and unlabelled experiments, or the reference of new plates; `holdout` that of the
-    held-out experiments, or of new plates, without treatment labels. `out` is written atomically: oof.csv, unlabelled.csv,
-    holdout.csv, assign.json, meta.json. Without a `prior` the settings are those of the manifest's configuration.
+    Args:
+        screen: manifest of the training and unlabelled experiments, or the reference of new plates.
+        holdout: manifest of the held-out experiments, or of new plates, without treatment labels.
+        logits: directory that ensemble wrote.
+        out: directory, written atomically: oof.csv, unlabelled.csv, holdout.csv, assign.json, meta.json.
+        prior: the settings; None for those of the manifest's configuration.
 
     Raises:
         InputError: files that do not fit together, a mistake in the plate design, or an unclear arrangement if

@@ -40,7 +40,11 @@ def parse_folder(uri: str) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file into an existing folder, text as UTF-8; an earlier file stays until a temporary one beside it is renamed.
+    """Writes a file under a temporary name beside it, then renames it; an earlier file stays until then.
+
+    Args:
+        path: the file; its folder must exist.
+        content: text is written as UTF-8.
 
     Raises:
         OSError: the file, which the error names, cannot be written. Nothing of it is left.

@@ -22,10 +22,14 @@ NAMES = ("perturbation", "sirna")
 def read_label_table(
     path: Path, column: str, needed: Sequence[str] = (), name: str | None = None, raw: bool = False
 ) -> tuple[pd.DataFrame, str]:
-    """Reads a table of labels, which may come from a spreadsheet; `name` replaces its path in messages.
+    """Reads a table of labels, which may come from a spreadsheet.
 
-    Its columns are id_code, the screen's `screen.label_column`, the further `needed` ones and, if `raw`, the labels before the
-    prior.
+    Args:
+        path: the table.
+        column: the screen's column of labels, `screen.label_column`.
+        needed: further columns.
+        name: replaces the path in messages.
+        raw: whether the labels before the prior are there, too.
 
     Returns:
         The table, its labels and id_codes as they were before they were escaped for spreadsheets, and the name of the column
@@ -51,7 +55,14 @@ def matched_labels(labels: pd.Series[str], treatments: Collection[str]) -> tuple
     """Labels of a table as the screen writes them, where pandas or a person wrote them in another way.
 
     `7.0` or `07` is read as `7`, `7` as `sirna_7`, and `sirna_7` as `7`, if every label that is none of the screen's is that of
-    just one treatment. Otherwise all stay as they are. Also returns what to tell the user; empty if nothing was changed.
+    just one treatment. Otherwise all stay as they are.
+
+    Args:
+        labels: as written.
+        treatments: the screen's labels.
+
+    Returns:
+        The labels, and what to tell the user; empty if nothing was changed.
     """
     odd = labels[~labels.isin(list(treatments))].unique().tolist()
     known, written = ({label: _prefix_and_number(label) for label in each} for each in (treatments, odd))

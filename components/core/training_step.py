@@ -66,11 +66,15 @@ class TrainingStep(Generic[S]):
     ) -> None:
         """Puts the step's outputs at their paths: copied from the store if finished before, else computed.
 
-        Computing, by `work`, resumes from the last checkpoint if there is one. The task is recorded under the screen's run.
+        Computing resumes from the last checkpoint if there is one. The task is recorded under the screen's run.
 
-        `inputs` are everything that the outputs depend on besides labels, libraries and arithmetic, as text by name; `holdout`
-        is the manifest of the held-out plates, if the step predicts, `learned` what the weights have learned, if they may start
-        another run.
+        Args:
+            inputs: everything that the outputs depend on besides labels, libraries and arithmetic, as text by name.
+            outputs: path of each output, by name.
+            work: writes the outputs to its paths; saves to the checkpoints.
+            holdout: manifest of the held-out plates, if the step predicts.
+            learned: labels that the weights have learned, if they may start another run.
+            sphering: of the finished embeddings, which are kept besides; None for none.
         """
         key_inputs = {
             **inputs,
@@ -127,10 +131,13 @@ class TrainingStep(Generic[S]):
 def training_step(name: str, kind: type[S], arguments: Mapping[str, Any]) -> Iterator[TrainingStep[S] | None]:
     """One process of a step in its team, with the screen's manifest and store open; only the leader reports progress.
 
-    Yields None if `compute.processes` asked for several processes: they have run the step by then. `kind` are the sections of
-    the configuration that it reads, `arguments` those of its `main`, plain data: `screen`, the path of the manifest that
-    normalize wrote; `config`, RunConfig as JSON or empty for the manifest's; as far as it has them fold, cell_type and
-    backbone, which label the task.
+    Yields None if `compute.processes` asked for several processes: they have run the step by then.
+
+    Args:
+        name: the step's name.
+        kind: the sections of the configuration that it reads.
+        arguments: those of its `main`, plain data: `screen`, the path of the manifest that normalize wrote; `config`, RunConfig as
+            JSON or empty for the manifest's; as far as it has them fold, cell_type and backbone, which label the task.
 
     Raises:
         InputError: no valid configuration, one of the processes found bad input, or there are fewer GPUs than processes.

@@ -34,9 +34,13 @@ def main(screen: str, logits: Sequence[str], averaged: str) -> None:
 def run(folds: Sequence[Path], out: Path, shared: Container[str] = ()) -> None:
     """Joins the folds of a cell type: out-of-fold wells are concatenated, the logits of all others averaged.
 
-    An out-of-fold well is predicted by its own fold only, whose models never saw its label, or by several if folds overlap:
-    wells that these may hold out are `shared`. Logits are averaged, before any softmax. `folds` are one logits directory a
-    fold, in any order; the directory `out` is written atomically.
+    An out-of-fold well is predicted by its own fold only, whose models never saw its label, or by several if folds overlap.
+    Logits are averaged, before any softmax.
+
+    Args:
+        folds: one logits directory a fold, in any order; meta.json holds its fold.
+        out: directory, written atomically.
+        shared: wells that several folds may hold out.
 
     Raises:
         InputError: no directories, different cell types, a fold twice, different classes or wells, or a well that is

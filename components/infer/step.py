@@ -75,9 +75,19 @@ def run(
 ) -> None:
     """Predicts the fold's out-of-fold, unlabelled and held-out wells, or new plates; embeds all wells, controls included.
 
-    New plates, in place of held-out experiments, are predicted by a `published` model (its store and manifest), whose training
-    screen the reference `screen` stands for. Other networks come from `bases`: the output of finetune, or of pretrain for each
-    backbone in any order. Writes the folders `logits` and `embeddings`, see core.storage.arrays.
+    Args:
+        settings: the sections of the configuration that this step reads.
+        store: the store of the packed plates.
+        screen: the training screen's manifest, or its reference if new plates are predicted.
+        holdout: the held-out experiments or the new plates, without treatment labels.
+        bases: the output of finetune, or of pretrain for each backbone, in any order; none for a published model.
+        fold: the fold that the networks were trained for.
+        cell_type: the wells' cell type.
+        logits: folder to write: logits.npz and meta.json.
+        embeddings: folder to write: Parquet files, see core.storage.arrays.
+        checkpoints: saves predictions from time to time; None saves none.
+        team: the processes that share the work.
+        published: the published model that predicts new plates: its store and manifest.
 
     Raises:
         InputError: weights of another fold or cell type, or not one of each backbone; files of a published model that are

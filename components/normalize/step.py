@@ -65,13 +65,20 @@ def run(
     record: RunRecord | None = None,
     check_scored: Callable[[Sequence[Scored]], None] = lambda _: None,
 ) -> Summary:
-    """Packs the plates of a screen, or of one in a directory, that are not in the store yet and describes the screen.
+    """Packs the plates of a screen that are not in the store yet and describes the screen.
 
-    Tables and file names of the whole screen are checked before the first image is read, and the three outputs appear after the
-    last plate is packed: manifests of the training and unlabelled experiments, and of the held-out ones without their
-    treatments' labels, and a CSV of those. The manifests pass the configuration on to the later steps; the record of a run is
-    written to the store with them. `check_scored` is called before packing with the wells that will score the run, and may
-    raise.
+    Tables and file names of the whole screen are checked before the first image is read, and the three outputs appear
+    after the last plate is packed.
+
+    Args:
+        config: the run's configuration, which the manifests pass on to the later steps.
+        source: the screen, in either layout; a path is a directory's.
+        store: receives plates and the pointers to them.
+        screen_out: manifest of the training and unlabelled experiments.
+        holdout_out: manifest of the held-out experiments, without their treatments' labels.
+        holdout_labels_out: CSV of those labels, id_code and label.
+        record: the run, written to the store with its manifests; None without a run.
+        check_scored: called before packing with the wells that will score the run; may raise.
 
     Raises:
         InputError: something is wrong with the screen; names the file, the well and the field.
@@ -136,11 +143,21 @@ def run_new_plates(
     holdout_labels_out: Path | None,
     record: RunRecord | None = None,
 ) -> Summary:
-    """Packs new plates and describes them for their prediction by the model at an address, which was trained on plates `trained`.
+    """Packs new plates and describes them for their prediction by a model.
 
-    No experiments stand for all; with `any_cell_type`, networks that learned all cell types may predict another one. The
-    outputs are the reference for the training screen, see core.registry.new_plates, the manifest of the new plates, without
-    labels, and if wanted a table of labels without rows. The rest as `run`.
+    Args:
+        config: the run's configuration, which the manifests pass on to the later steps.
+        model: the model that predicts.
+        trained: the plates that it was trained on.
+        address: the model's address.
+        source: the new plates.
+        experiments: those to predict; none for all.
+        any_cell_type: whether networks that learned all cell types may predict another one.
+        store: receives plates and the pointers to them.
+        screen_out: the reference for the training screen, see core.registry.new_plates.
+        holdout_out: manifest of the new plates, without labels.
+        holdout_labels_out: a table without rows, since no labels are known; None writes none.
+        record: the run, written to the store with its manifests; None without a run.
 
     Raises:
         InputError: something is wrong with the plates, or the model cannot predict them; names the file, the well, the field.

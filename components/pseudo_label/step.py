@@ -51,11 +51,22 @@ def run(
     checkpoints: Checkpoints | None = None,
     team: Team = ALONE,
 ) -> None:
-    """Trains the pairs of finetune's output `base` through the remaining cycles with pseudo-labels, then predicts.
+    """Trains through the remaining cycles with pseudo-labels, then predicts.
 
-    Only prediction reads the held-out experiments. Writes the folders `weights`, see core.learning.weight_files, with
-    pseudo_labels.csv, and `logits` and `embeddings`, see core.storage.arrays. `fused` are an earlier run's predictions of the
-    unlabelled wells, see core.prior.pseudo_labels.
+    Args:
+        settings: the step's configuration.
+        store: the store of the packed plates.
+        screen: the manifest.
+        holdout: the held-out experiments, without treatment labels, which only prediction reads.
+        base: output of finetune.
+        fold: the fold whose experiments validate.
+        cell_type: the cell type to train on.
+        weights: folder to write, see core.learning.weight_files; also pseudo_labels.csv.
+        logits: folder to write: logits.npz and meta.json.
+        embeddings: folder to write: Parquet files, see core.storage.arrays.
+        fused: an earlier run's predictions of the unlabelled wells, see core.prior.pseudo_labels; None without.
+        checkpoints: where training and prediction are saved by time; None saves none.
+        team: the processes that share the work.
 
     Raises:
         InputError: fused labels that do not match the screen, or a base of another fold or cell type, which may have

@@ -147,9 +147,10 @@ def read_labels(
     column: str,
     experiments: Collection[str] | None = None,
 ) -> tuple[dict[str, str], str]:
-    """Label by id_code, of a table of labels of the wells of one score; rows of other experiments, if given, are ignored.
+    """Reads a table of labels of the wells of one score; rows of other experiments, if given, are ignored.
 
-    Also returns what to tell the user of labels that are written in another way; empty if there are none.
+    Returns:
+        Label by id_code, and what to tell the user of labels that are written in another way; empty if there are none.
 
     Raises:
         InputError: a column or value is missing, or an id_code or perturbation is not of the screen; names line and well.

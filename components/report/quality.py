@@ -35,7 +35,12 @@ def quality_columns(channels: Sequence[str]) -> list[str]:
 
 
 def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStore) -> pd.DataFrame:
-    """Measures all wells of new plates, controls included; `predictions` are a predictions table of their treatment wells.
+    """Measures all wells of new plates, controls included.
+
+    Args:
+        plates: their manifest.
+        predictions: a predictions table of their treatment wells.
+        store: the store of the packed plates.
 
     Returns:
         A row a well, in the manifest's order: `quality_columns` (confidence is NaN for controls), and noisiest_* of

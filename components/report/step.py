@@ -54,14 +54,22 @@ def run(
     lineage: Mapping[str, Any],
     store: ObjectStore | None = None,
 ) -> dict[str, Any]:
-    """Writes the report's directory atomically; returns the content of metrics.json, where the score of new plates is `holdout`.
+    """Writes the report's directory atomically.
 
-    `screen` is the manifest of the training and unlabelled experiments, or the reference that names the model of new plates;
-    `holdout` that of the held-out experiments, which may have no plates, or of the new plates. `holdout_labels` are not read
-    for new plates. The `truth` of unlabelled or new wells may lack wells, and new plates' experiments in it that are not
-    predicted are ignored. `uris` are output directories of assign, one a cell type, by address. `lineage` has code_version,
-    seeds, started, steps, image_digests and model as far as known; digests of manifests are added. `store` has the packed
-    plates, instead of the manifest's own.
+    Args:
+        config: configuration of the whole run; it is written into the report.
+        screen: manifest of the training and unlabelled experiments, or the reference that names the model of new plates.
+        holdout: manifest of the held-out experiments (may have no plates), or of the new plates.
+        holdout_labels: labels of the held-out wells, a table of id_code and label; not read for new plates.
+        truth: labels of unlabelled or new wells, a table of id_code and label, if known. It may lack wells; for new plates,
+            wells of experiments that are not predicted are ignored.
+        uris: output directories of assign, one a cell type, as paths or object-store URIs.
+        out: directory; an earlier report there is replaced.
+        lineage: code_version, seeds, started, steps, image_digests, model as far as known; digests of manifests are added.
+        store: the store of the packed plates, instead of the manifest's own.
+
+    Returns:
+        The content of metrics.json; the score of new plates is called `holdout`.
 
     Raises:
         InputError: a file is missing or malformed; names file, line, well and field.

@@ -35,8 +35,10 @@ def on_cluster(config: RunConfig) -> RunConfig:
 def check_cluster(config: RunConfig, graph: TaskGraph, resubmits: bool = False) -> list[str]:
     """Refuses a configuration, from `on_cluster`, whose pods cannot work; returns warnings, a sentence each.
 
-    If a failed run is submitted again, a pod that is taken from its node is no concern. InputError names the field, and what to
-    do.
+    If a failed run is submitted again, a pod that is taken from its node is no concern.
+
+    Raises:
+        InputError: names the field, and what to do.
     """
     for field, path in local_files(config).items():
         raise InputError(f"{field}: {path} is a file of this machine; upload it and give its s3:// address")

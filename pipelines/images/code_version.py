@@ -41,7 +41,11 @@ def sources_digest() -> str:
 
 
 def checkout() -> tuple[Path, str]:
-    """The folder of the git checkout that this package runs from, and its commit; InputError if there is none."""
+    """The folder of the checkout, and its commit.
+
+    Raises:
+        InputError: this package does not run from a git checkout.
+    """
     commit = code_commit()
     if not commit or not (ROOT / "docker" / "Dockerfile").is_file():
         raise InputError(f"{ROOT}: images are built from a git checkout of cellsignal; clone it and run this there")

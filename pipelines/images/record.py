@@ -46,7 +46,11 @@ class ImageRecord(FrozenModel):
 
 
 def read_images(path: Path) -> ImageRecord:
-    """Reads a record; InputError if there is no such file, or it is not a record of both images."""
+    """Reads a record.
+
+    Raises:
+        InputError: no such file, or not a record of both images.
+    """
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is not a file; `cellsignal images push` writes one")
     try:
@@ -67,9 +71,15 @@ def write_images(record: ImageRecord, path: Path) -> None:
 
 
 def check_pushed(reference: str) -> None:
-    """Refuses an image REGISTRY/NAME@sha256:DIGEST that its registry lacks, for which a pod would wait until its deadline.
+    """Refuses an image that its registry does not have, for which a pod would wait until its deadline.
 
     A registry that cannot be reached from here, or requires a login, may still serve the cluster.
+
+    Args:
+        reference: REGISTRY/NAME@sha256:DIGEST.
+
+    Raises:
+        InputError: the registry does not have it.
     """
     try:
         status = request_status(reference)

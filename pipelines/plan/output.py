@@ -39,7 +39,11 @@ def run_plan(
     as_json: bool,
     console: Console,
 ) -> None:
-    """Plans a run and prints the plan; the arguments are those of the command line, and InputError names a wrong one."""
+    """Plans a run and prints the plan; the arguments are those of the command line.
+
+    Raises:
+        InputError: names the option, file or field, and what to do.
+    """
     counts = sorted({*number_items("--gpus", gpus, 1)})
     if screen is not None and not screen.is_dir():
         raise InputError(f"--screen {screen}: no such folder")

@@ -16,9 +16,15 @@ ENOUGH = 1.01
 
 
 def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> list[float]:
-    """Seconds from the run's start to the end of each task, if a free GPU pod gets the ready task with the longest remaining path.
+    """Gives every free GPU pod the ready task with the longest remaining path.
 
-    Task n is the n-th, after those that it needs; there is at least one pod.
+    Args:
+        tasks: each after the tasks that it needs; task n is the n-th.
+        seconds: duration of each task.
+        pods: GPU pods in parallel, at least one.
+
+    Returns:
+        Seconds from the run's start to the end of each task.
 
     Source: critical-path list scheduling (Graham 1969): at most twice as long as the best schedule.
     """

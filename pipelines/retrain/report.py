@@ -93,7 +93,11 @@ class RetrainReporter:
         self._report("Retrained by another process", line)
 
     def decided(self, decision: Decision, outcome: RetrainingOutcome, folder: Path) -> None:
-        """The decision, with its comparison; StepError if a file cannot be written, and the decision stands."""
+        """The decision, with its comparison.
+
+        Raises:
+            StepError: a file cannot be written; the decision stands.
+        """
         text = decision_markdown(decision)
         if decision.promote and not outcome.promoted:
             text += f"\n\n**Not promoted: {escaped(outcome.reason)}**"

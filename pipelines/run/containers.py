@@ -46,7 +46,11 @@ def check_images() -> dict[Target, str]:
 
 
 def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.environ) -> None:
-    """Refuses a bucket whose credentials lie in files, before anything is written: InputError."""
+    """Refuses a bucket whose credentials lie in files, before anything is written.
+
+    Raises:
+        InputError: they do.
+    """
     from components.core.storage.s3 import credential_variables  # loads boto3
 
     in_bucket = is_bucket(store.address)

@@ -57,10 +57,18 @@ def run_finish(
 def finish(
     store: ObjectStore, key: str, quorum: int, out: Path, truth: Path | None, console: Console
 ) -> Mapping[str, Any]:
-    """Computes ensemble to report of a run from its finished folds, of which every cell type must have `quorum`.
+    """Computes ensemble to report of a run from its finished folds.
 
-    An earlier result of the same run in the folder `out` is replaced. `truth` are labels of the unlabelled wells, for the
-    report's scoring alone. Returns the content of metrics.json, which has `partial` if a fold is missing.
+    Args:
+        store: where the run's plates and finished outputs are.
+        key: the run's key.
+        quorum: folds that every cell type must have.
+        out: folder of the results; an earlier result of the same run there is replaced.
+        truth: labels of the unlabelled wells, for the report's scoring alone.
+        console: where progress is shown.
+
+    Returns:
+        The content of metrics.json; it has `partial` if a fold is missing.
 
     Raises:
         InputError: no such run, a quorum that is not reached or impossible, or a folder of something else.

@@ -196,7 +196,11 @@ def read_metrics(out: Path) -> dict[str, Any]:
 
 
 def check_results_folder(out: Path, key: str) -> None:
-    """Refuses a folder that is not empty, and has no earlier results of the same run, for results of a run not started in it."""
+    """Refuses a folder for the results of a run that was not started in it.
+
+    Raises:
+        InputError: it is not empty, and has no earlier results of the same run.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
@@ -246,7 +250,11 @@ def find_run(name: str, option: str = "--run", any_kind: bool = False) -> KnownR
 
 
 def with_address(config: RunConfig) -> RunConfig:
-    """The configuration with the address of the run in init_from, if that is a folder: InputError if it is no run's."""
+    """The configuration with the address of the run in init_from, if that is the run's folder.
+
+    Raises:
+        InputError: not a run's folder.
+    """
     if not config.init_from or "://" in config.init_from:
         return config
     if not Path(config.init_from).is_dir() and "/" not in config.init_from:

@@ -74,7 +74,11 @@ class PredictRequest:
         return (self.config or RunConfig()).changed(self.changes, "--set")
 
     def store(self) -> StoreConfig:
-        """The store of new plates: the configuration's, else that of the model's address. Raises as user_config."""
+        """The store of new plates: the configuration's, else that of the model's address.
+
+        Raises:
+            InputError: as user_config.
+        """
         config = self.user_config()
         address, _ = model_address(self.model)
         if self.config is not None or not address:
@@ -157,7 +161,11 @@ def check_prediction(
 def _steps_config(
     model: ModelManifest, request: PredictRequest, store: StoreConfig, cell_types: Sequence[str]
 ) -> RunConfig:
-    """The configuration of a prediction's steps; InputError for a model of another version, or an impossible change."""
+    """The configuration of a prediction's steps.
+
+    Raises:
+        InputError: the model's configuration is of another version, or a change is impossible.
+    """
     configs = (RunConfig(), model.run_config(), request.user_config())
     data, own, users = (each.model_dump(mode="json") for each in configs)
     data |= {name: own[name] for name in FROM_THE_MODEL} | {name: users[name] for name in FROM_THE_USER}

@@ -143,9 +143,13 @@ def run_protocols(
 ) -> None:
     """Trains and scores repeats of the protocols, and prints the scores; finished results are reused.
 
-    The configuration is of the networks and their training, of which the first `backbones` are the ensemble. A screen is a
-    directory or an address in a bucket; None simulates the configured one. Repeats have the seeds 1, 2, ...; `out` gets
-    protocols.json and the work.
+    Args:
+        config: the networks and their training.
+        screen: directory of a screen or its address in a bucket; None simulates the configured one.
+        protocols: the protocols to measure.
+        repeats: repeats of each; the first has the seed 1.
+        backbones: number of configured networks in the ensemble.
+        out: folder of protocols.json and the work.
 
     Raises:
         InputError: bad input, a folder of another configuration or screen, or an object store that cannot be used.
@@ -231,9 +235,15 @@ def _score(split: ProtocolSplit, results: ProtocolResults, console: Console) -> 
 
 
 def held_out_accuracy(manifest: Manifest, fold: int, logits: Mapping[str, Path]) -> dict[str, float]:
-    """Well top-1 of the wells that a fold of a split screen holds out, over all of them (`overall`) and by cell type.
+    """Well top-1 of the fold's wells, over all of them (`overall`) and by cell type.
 
-    `logits` are output folders of infer by cell type; StepError if they are not those of exactly the held-out wells.
+    Args:
+        manifest: the split screen, with the perturbations of its wells.
+        fold: the held-out one.
+        logits: output folder of infer by cell type.
+
+    Raises:
+        StepError: the logits are not those of exactly the held-out wells.
     """
     treatments = manifest.vocabulary.treatments
     predicted: dict[str, int] = {}

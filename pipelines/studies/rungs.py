@@ -39,7 +39,11 @@ class Rung:
 def rungs(full: RunConfig) -> list[Rung]:
     """The rungs of both routes and the asides; both routes start at the baseline, which is listed once.
 
-    `full` has everything on: InputError if it lacks a part that a rung adds.
+    Args:
+        full: with everything on.
+
+    Raises:
+        InputError: it lacks a part that a rung adds.
     """
     _check(full)
     last = full.model_dump(mode="json")

@@ -20,7 +20,11 @@ SPLITS: dict[Protocol, Literal["experiment", "well"]] = {"batch": "experiment", 
 def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbones: int = 1) -> RunConfig:
     """A configuration as a protocol needs it: supervised training only, and nothing selected on scored wells.
 
-    `repeat` is the seed of the folds, `backbones` the number of configured networks in the ensemble.
+    Args:
+        config: the networks and their training.
+        protocol: decides what is held out.
+        repeat: seed of the folds.
+        backbones: number of configured networks in the ensemble.
 
     Raises:
         InputError: fewer backbones are configured, or a single fold, which holds nothing out.

@@ -134,9 +134,13 @@ class Study:
     ) -> dict[DagTask, StudyTask]:
         """Adds tasks of a configuration's training, except those that equal ones of an earlier configuration.
 
-        normalize reads the screen at the address `source`, or of its simulation. `label` is put before the names of the tasks.
-        Of the tasks that are not `included`, `files` replace the outputs, paths by their names; `content` is the digest of
-        those files.
+        Args:
+            config: the configuration.
+            source: the screen that normalize reads: its address, or its simulation.
+            label: put before the names of the tasks.
+            included: which tasks to add; `files` replace the outputs of the others.
+            files: paths by output name.
+            content: digest of those files.
         """
         made = dict[DagTask, StudyTask]()
 
@@ -182,8 +186,10 @@ class Study:
     def run(self, config: RunConfig, cases: Iterable[StudyCase] = (), table: Callable[[], Table] | None = None) -> None:
         """Runs the tasks that are not finished yet, earlier ones first, as many in parallel as there are workers.
 
-        The configuration decides how the tasks' work compares, for the time left. Each case is scored once, also if an earlier
-        run finished its tasks; `table` has the results so far, for a live display.
+        Args:
+            config: decides how the tasks' work compares, for the time left.
+            cases: each is scored once, also if an earlier run finished its tasks.
+            table: the results so far, for a live display.
 
         Raises:
             InputError: a task found bad input.

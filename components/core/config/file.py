@@ -51,9 +51,13 @@ def find_config(name_or_file: str, named_in: Path | None = None) -> Path:
 
 
 def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> S:
-    """Validates plain data, to which `changes`, KEY=VALUE of --set, are applied, as a model; all mistakes become one line.
+    """Validates plain data as a model; all mistakes become one line.
 
-    A mistake in one of the changes is reported with the change, not with the source.
+    Args:
+        cls: the model.
+        data: plain data, changes applied.
+        source: name of the data in messages.
+        changes: KEY=VALUE of --set; a mistake in one of them is reported with the change, not with the source.
 
     Raises:
         InputError: with the source, the field, the expected and the actual value.
@@ -130,7 +134,11 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; an empty file is an empty mapping. InputError if it is not YAML, or not text."""
+    """The content of a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        InputError: not YAML, or not text.
+    """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except UnicodeDecodeError:
@@ -146,8 +154,11 @@ def read_yaml(path: Path) -> Any:
 def read_config(name_or_file: str, extended_by: tuple[Path, ...] = ()) -> Any:
     """The content of a configuration's file, over that of the configuration that its `extends` names, section by section.
 
-    Fields replace the fields of the same section; a field that is a mapping or a list is replaced whole. A path in `extends` is
-    relative to the file's folder; `extended_by` are the files that led to this one, the latest last.
+    Fields replace the fields of the same section; a field that is a mapping or a list is replaced whole.
+
+    Args:
+        name_or_file: a shipped configuration, or a path; that in `extends` is relative to the file's folder.
+        extended_by: the files that led to this one, the latest last.
 
     Raises:
         InputError: no such file, not YAML, no mapping, or a file that extends itself.
@@ -173,8 +184,10 @@ def read_config(name_or_file: str, extended_by: tuple[Path, ...] = ()) -> Any:
 def apply_change(data: Any, change: str, defaults: Any = None) -> None:
     """Applies one KEY=VALUE to plain data, in place; the value is YAML, list items are addressed by index.
 
-    The data are a dumped configuration, or content of a file, which may leave fields out: with a dumped configuration as
-    `defaults` a change inside a list or mapping that the file leaves out keeps the rest of it.
+    Args:
+        data: a dumped configuration, or content of a file, which may leave fields out.
+        change: KEY=VALUE.
+        defaults: a dumped configuration: a change inside a list or mapping that the file leaves out keeps the rest of it.
 
     Raises:
         InputError: not KEY=VALUE, a value that is not YAML, or a field inside something that has no fields.
@@ -215,9 +228,15 @@ def _child(node: Any, name: str) -> Any:
 
 
 def differences(earlier: Any, now: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The fields in which two configurations, plain data, differ: (earlier value, value now) by dotted name below `prefix`.
+    """The fields in which two configurations differ.
 
-    A missing key counts as None; lists are compared whole.
+    Args:
+        earlier: plain data, for example a dumped configuration. A missing key counts as None.
+        now: the other side.
+        prefix: dotted name of the compared part.
+
+    Returns:
+        Dotted name -> (earlier value, value now). Lists are compared whole.
     """
     if isinstance(earlier, dict) and isinstance(now, dict):
         found: dict[str, tuple[Any, Any]] = {}

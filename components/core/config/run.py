@@ -640,7 +640,11 @@ class RunConfig(FrozenModel):
         return _changed(data, tuple(changes), source, cls().model_dump(mode="json"))
 
     def changed(self, changes: Sequence[str], source: str) -> RunConfig:
-        """The configuration after `KEY=VALUE` changes, in their order; `source` is its name in messages.
+        """The configuration after `KEY=VALUE` changes.
+
+        Args:
+            changes: applied in order.
+            source: the configuration's name in messages.
 
         Raises:
             InputError: an unknown key, a wrong type or an invalid combination.
@@ -674,7 +678,11 @@ def _known_backbones(data: Any) -> dict[str, Any]:
 
 
 def _name_backbones(data: Any, known: Mapping[str, Any], source: str) -> None:
-    """Replaces names of backbones by their definitions, in place; InputError for an unknown name."""
+    """Replaces names of backbones by their definitions, in place.
+
+    Raises:
+        InputError: an unknown name.
+    """
     given = data.get("backbones") if isinstance(data, dict) else None
     for n, item in enumerate(given if isinstance(given, list) else []):
         if isinstance(item, str):

@@ -18,7 +18,11 @@ Selection = Literal["balanced", "group", "raw"]
 
 
 def top1(predicted_W: NDArray[np.intp], truth_W: NDArray[np.intp]) -> float:
-    """The fraction of wells that are predicted correctly; ValueError without wells."""
+    """The fraction of wells that are predicted correctly.
+
+    Raises:
+        ValueError: no wells.
+    """
     if not len(truth_W):
         raise ValueError("top-1 needs at least one well")
     return float((predicted_W == truth_W).mean())

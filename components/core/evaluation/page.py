@@ -82,10 +82,14 @@ def render_report(
     pictures_of: Score | None,
     pictures_note: str | None,
 ) -> str:
-    """The page of a training run as HTML; `history` are the records of all epochs.
+    """The page of a training run as HTML.
 
-    `pictures` are example wells of the score `pictures_of`, None if no truth is known: rows of the predictions table, each with
-    its strip of images as PNG. `pictures_note` says why there are none.
+    Args:
+        report: its content.
+        history: the record of every epoch.
+        pictures: example wells, rows of the predictions table, each with its strip of images as PNG.
+        pictures_of: the score of those wells; None if no truth is known.
+        pictures_note: why there are no pictures; None if there are some.
     """
     predictions, domain = report.predictions, report.config.standardise.domain
     plates = (*report.screen.plates, *report.holdout.plates)

@@ -29,10 +29,14 @@ def plate_quality(
     predictions: pd.DataFrame,
     channels: Sequence[str],
 ) -> pd.DataFrame:
-    """Quality of new plates, each with wells, beside the model's training plates.
+    """Quality of new plates.
 
-    `wells` has a row a well: experiment, plate, look_at, and the columns of `quality.well_quality`; `predictions` is a
-    predictions table of the plates' treatment wells.
+    Args:
+        plates: the new plates, each with wells.
+        training: the model's training plates.
+        wells: a row a well: experiment, plate, look_at, and the columns of `quality.well_quality`.
+        predictions: a predictions table of the plates' treatment wells.
+        channels: names of the channels.
 
     Returns:
         A row a plate, in order: experiment, plate, cell_type; wells and look_at, numbers of wells and of those to look at;

@@ -62,8 +62,10 @@ def saturated(counts_CG: NDArray[np.integer], level: int = -1) -> NDArray[np.flo
 def saturation_level(counts_CG: NDArray[np.integer]) -> int:
     """The grey level at which pixels are saturated: the brightest, or the largest of the camera if it has fewer bits.
 
-    Such a camera shows by its largest value, which no pixel of all plates exceeds and more pixels have than have the value
-    below it.
+    Such a camera shows by its largest value, which no pixel exceeds and more pixels have than have the value below it.
+
+    Args:
+        counts_CG: pixels by grey level, of all plates together.
     """
     counts_G = counts_CG.sum(axis=0)
     largest = int(np.flatnonzero(counts_G)[-1])
@@ -113,8 +115,11 @@ def nuclear_fraction(counts_256: NDArray[np.integer], threshold: int) -> float:
 def site_quality(pixels_CHW: Pixels, threshold: int, nuclei: int | None, level: int = -1) -> NDArray[np.float64]:
     """Focus by channel, saturated fraction by channel, and the nuclear fraction of a site: M = 2 C + 1 values.
 
-    `threshold` is Otsu's, of the plate's channel with the index `nuclei`; None if the screen has none, and the nuclear fraction
-    is NaN. `level` is that of `saturation_level`.
+    Args:
+        pixels_CHW: the site's channels.
+        threshold: Otsu's, of the plate's nuclei channel.
+        nuclei: index of that channel; None if the screen has none, and the nuclear fraction is NaN.
+        level: of `saturation_level`.
     """
     counts_CG = histogram(pixels_CHW)
     share = np.nan if nuclei is None else nuclear_fraction(counts_CG[nuclei], threshold)
@@ -122,7 +127,12 @@ def site_quality(pixels_CHW: Pixels, threshold: int, nuclei: int | None, level: 
 
 
 def well_quality(sites_SM: NDArray[np.float64], well_S: NDArray[np.integer], channels: Sequence[str]) -> pd.DataFrame:
-    """Measures of wells, from their sites: `well_S` numbers the well of each row of `site_quality`.
+    """Measures of wells, from their sites.
+
+    Args:
+        sites_SM: rows of `site_quality`.
+        well_S: number of each site's well.
+        channels: names, in the order of the measures.
 
     Returns:
         A row a well, by number: nuclei_share (the mean over sites; left out if NaN), and by channel focus_* (of the blurriest
@@ -169,9 +179,11 @@ def robust_scores(values: pd.Series[float]) -> pd.Series[float]:
 
 
 def reasons_to_look(wells: pd.DataFrame, channels: Sequence[str]) -> list[str]:
-    """How each of a plate's wells, rows of `well_quality`, differs from the others; empty for most.
+    """How each well of a plate differs from the others, such as `blurred: nuclei, actin; few cells`; empty for most.
 
-    For example `blurred: nuclei, actin; few cells`.
+    Args:
+        wells: the plate's rows of `well_quality`.
+        channels: names of the channels.
     """
     focus, saturated, noisiest = (by_channel(wells, name, channels) for name in ("focus", "saturated", "noisiest"))
     noise = noisiest > MOSTLY_NOISE

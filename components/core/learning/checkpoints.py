@@ -30,9 +30,13 @@ State = Mapping[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of a step under a key of the store, written by the leader of the step's team; without a store none are kept.
+    """The checkpoints of a step, which the team's leader writes.
 
-    `seconds` are the time between two checkpoints; 0 saves at every opportunity.
+    Args:
+        store: None keeps none.
+        key: the checkpoint's key in the store.
+        seconds: time between two checkpoints; 0 saves at every opportunity.
+        team: the processes that share the step.
     """
 
     def __init__(

@@ -13,9 +13,15 @@ from components.core.learning.team import Team
 
 
 class DivergenceCheck:
-    """Raises InputError if a training of networks, by name, has diverged; its advice names the field of the learning `rate`.
+    """Raises InputError if a training has diverged.
 
     It waits for the device, so it is called where the training waits anyway: at the end of an epoch and before a checkpoint.
+
+    Args:
+        networks: the networks in training, by name.
+        team: the processes that train them.
+        rate: the configuration's field of the learning rate.
+        bfloat16: whether backbones compute in bfloat16.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], team: Team, rate: str, bfloat16: bool) -> None:

@@ -50,10 +50,16 @@ class FoldWells:
 def fold_wells(
     table: SiteTable, fold: int, controls: Literal["all", "training"], cell_type: str | None = None
 ) -> FoldWells:
-    """Splits a screen's wells, without held-out experiments, for the fold that validates; of one cell type, or None for all.
+    """Splits a screen's wells for one fold.
 
-    `controls` says which labelled controls join training: of all experiments, or of those with treatments to train on.
-    InputError if there is nothing to train on.
+    Args:
+        table: the screen, without held-out experiments.
+        fold: the fold whose experiments, or wells, validate.
+        controls: which labelled controls join training: of all experiments, or of those with treatments to train on.
+        cell_type: only its wells; None for all.
+
+    Raises:
+        InputError: there is nothing to train on.
     """
     treatment_W = table.role_W == TREATMENT
     chosen_W = np.ones(table.wells, dtype=bool)

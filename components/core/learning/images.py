@@ -210,10 +210,16 @@ def open_images(
     team: Team = ALONE,
     reference: Manifest | None = None,
 ) -> Images:
-    """The images of a packed screen, read and standardised as configured; the team shares inference.
+    """The images of a manifest, read and standardised as configured.
 
-    The `reference` is the training screen, whose statistics are used for domains wider than an experiment, and whose cell types
-    the networks know; None for the manifest's own.
+    Args:
+        settings: the sections screen, standardise, batch_norm, augment, head and loader.
+        manifest: the packed screen.
+        store: where its plates are.
+        device: where batches are computed.
+        team: the processes that share inference.
+        reference: the training screen, whose statistics are used for domains wider than an experiment, and whose cell types
+            the networks know; None for the manifest's own.
 
     Raises:
         InputError: a cell type that the reference lacks, and that the statistics or the networks need.

@@ -37,10 +37,17 @@ def well_outputs(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean logits (W, K) and mean embeddings (W, E) of wells, from one pass through the backbone.
 
-    They are averaged over the first `logit_views` and `embedding_views` dihedral views; 0 returns none, (W, 0). `wells` are
-    rows of the well table, `batch_size` counts sites. With a domain in `images.batch_norm`, BatchNorm uses the statistics of
-    each well's domain (AdaBN); of a domain with fewer than FEWEST_WELLS wells to compute them from, a network with a neck uses
-    running statistics.
+    With a domain in `images.batch_norm`, BatchNorm uses the statistics of each well's domain (AdaBN); of a domain with fewer than
+    FEWEST_WELLS wells to compute them from, a network with a neck uses running statistics.
+
+    Args:
+        network: the classifier.
+        images: the screen's images.
+        wells: rows of the well table.
+        logit_views: dihedral views whose logits are averaged; 0 returns none, (W, 0).
+        embedding_views: dihedral views whose embeddings are averaged; 0 returns none, (W, 0).
+        batch_size: sites per forward pass.
+        classes: K.
 
     Raises:
         InputError: a domain without the wells that its statistics are computed from.
@@ -133,12 +140,20 @@ def adaptive_logits(
 ) -> NDArray[np.float32]:
     """Mean logits over several random easy views with BatchNorm in train mode, shape (W, K).
 
-    A batch holds wells of one plate, so BatchNorm uses that plate's statistics, in effect AdaBN (Li et al. 2016, arXiv
-    1603.04779), if there are at least FEWEST_WELLS. With a domain in `images.batch_norm`, the domain's wells are distributed
-    evenly over batches, of at most `batch_size` sites, instead. Running statistics are not changed.
+    A batch holds wells of one plate, so BatchNorm uses that plate's statistics, in effect AdaBN (Li et al. 2016,
+    arXiv 1603.04779), if there are at least FEWEST_WELLS. With a domain in `images.batch_norm`, the domain's wells are
+    distributed evenly over batches instead.
+    Running statistics are not changed.
 
-    Each pass takes a random site of every well, drawn by `rng`; the generator draws the views of this process's share, on the
-    CPU. `wells` are rows of the well table in any order.
+    Args:
+        network: maps standardised images, without targets, and cell types to logits.
+        images: the screen's images.
+        wells: rows of the well table, any order.
+        passes: passes over the wells, each with a random site per well.
+        batch_size: largest batch, in sites.
+        classes: K.
+        generator: draws the views of this process's share, on the CPU.
+        rng: draws the sites.
     """
     table = images.table
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}

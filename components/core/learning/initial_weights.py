@@ -76,8 +76,15 @@ def load_initial_weights(
 ) -> InitialWeights:
     """Overwrites a backbone's random weights with those of a file whose names and shapes match.
 
-    A timm model's weights for another image size are resampled. `channels` are those of the images; the side `image_size` and
-    the file's name `source` are for messages.
+    A timm model's weights for another image size are resampled.
+
+    Args:
+        backbone: the network without its classifier.
+        config: its configuration.
+        path: the file.
+        channels: channels of the images.
+        image_size: side of the images, pixels, for messages; None leaves it out.
+        source: the file's name in messages; None for its path.
 
     Raises:
         InputError: the file cannot be read, a tensor has another shape or a value that is not finite, or no name matches.
@@ -244,8 +251,12 @@ def copy_pretrained(
 ) -> CopiedWeights:
     """Overwrites a network's random weights: the whole backbone, and the head's rows of perturbations that both screens have.
 
-    `then` and `now` are labels in class order, of the earlier run, whose weights.safetensors `file` is, and of the network;
-    `source` names the weights in messages.
+    Args:
+        network: the new run's network.
+        file: weights.safetensors of the earlier run.
+        then: labels of the earlier run's classes, in class order.
+        now: labels of the network's classes, in class order.
+        source: name of the weights in messages.
 
     Raises:
         InputError: the file cannot be read or has another architecture; the network is then unchanged.

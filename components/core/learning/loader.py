@@ -117,12 +117,20 @@ class _Batch:
 
 
 class SiteLoader:
-    """Batches of sites. Sites in memory are copied; the others are fetched by `threads`, and kept if there is room.
+    """Batches of sites. Sites in memory are copied; the others are fetched, and kept if there is room.
 
     Memory: the limit for decoded sites; `ahead + 3` batches (the consumer's, the next, those ahead of it, and one that a thread
     has just filled), reused in the next epoch; and one packed site per thread in the reader.
 
-    S sites of the shape (C, H, W) are read; `pinned` batches are in page-locked memory, for a CUDA device.
+    Args:
+        reader: fetches and decodes sites.
+        sites: S.
+        shape: (C, H, W) of a site.
+        limit_bytes: largest memory for decoded sites.
+        threads: sites fetched concurrently.
+        ahead: batches read ahead of the next one.
+        pinned: whether batches are in page-locked memory, for a CUDA device.
+        dtype: of the pixels, uint8 or uint16.
 
     Attributes:
         waited: seconds that the consumer has waited for batches so far.

@@ -82,9 +82,17 @@ def pseudo_label_loss(logits_BK: Tensor, label: Tensor) -> Tensor:
 class PairEpoch:
     """One epoch of a pair over the batches of `mixed_batches`, in place; it can be interrupted and resumed between two steps.
 
-    The networks are on the images' device, `replica` is the student as all processes train it, and the wells are of the cell
-    type. `epoch` counts from the start of finetune, from 0; together with it the seed decides sites, order and views.
-    `pseudo_W` are the pseudo-labels of every row of the well table, see pseudo_label_loss; None before pseudo_label.
+    Args:
+        pair: the networks, on the images' device.
+        replica: the student as all processes train it.
+        images: the screen's images.
+        wells: the fold's wells of the cell type.
+        config: losses and weights.
+        schedule: learning rates.
+        epoch: counted from the start of finetune, from 0.
+        pseudo_W: pseudo-labels of every row of the well table, see pseudo_label_loss; None before pseudo_label.
+        seed: seed of sites, order and views, together with the epoch.
+        slots: the parts of a batch.
     """
 
     def __init__(

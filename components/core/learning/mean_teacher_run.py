@@ -28,10 +28,17 @@ from components.core.learning.training_metrics import BestWeights
 class MeanTeacherTraining:
     """Trains pairs, one of each backbone, in place; can be interrupted after any step.
 
-    The epochs are counted from the start of finetune; the cell type determines the length of the cycles. `refresh` computes
-    pseudo-labels; None trains without. `keep_best` is True for the training that predicts (pseudo_label, or finetune if none
-    follows): each student ends at its best validated epoch, the start included, and the teachers at the epoch at which their
-    mean was best. False ends at the last epoch, as do selection `last` and a fold without validation wells.
+    Args:
+        pairs: the pairs.
+        data: images, the fold's wells of the cell type, and the wells that select the weights.
+        settings: losses, schedules and inference.
+        epochs: epochs to run, counted from the start of finetune.
+        cell_type: determines the length of the cycles.
+        fold: part of the seed.
+        refresh: computes pseudo-labels; None trains without.
+        keep_best: True for the training that predicts (pseudo_label, or finetune if none follows): each student ends at
+            its best validated epoch, the start included, and the teachers at the epoch at which their mean was best.
+            False ends at the last epoch, as do selection `last` and a fold without validation wells.
 
     Attributes:
         history: one record per epoch and backbone.

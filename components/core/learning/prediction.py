@@ -49,9 +49,12 @@ _PIECE = 4096
 
 
 class Pieces:
-    """Arrays computed piece by piece, and saved by time with the state that `base` returns; a step that resumes reuses them.
+    """Arrays computed piece by piece; a step that resumes reuses the pieces that a checkpoint holds.
 
-    `found` are the pieces of an earlier attempt, by name.
+    Args:
+        checkpoints: where the pieces are saved by time.
+        base: returns the other state to save with them.
+        found: pieces of an earlier attempt, by name.
     """
 
     def __init__(
@@ -93,8 +96,15 @@ class FoldPrediction:
     ) -> None:
         """Writes logits.npz and meta.json into one folder, Parquet files of the embeddings, if any, into the other.
 
-        `meta` comes from fold_meta; `weights` says which predicted: student, teacher or pretrained. InputError if an embedding
-        is not finite.
+        Args:
+            logits: the folder of logits.
+            embeddings: the folder of embeddings.
+            meta: content of meta.json, see fold_meta.
+            settings: number of views.
+            weights: the weights that predicted: student, teacher or pretrained.
+
+        Raises:
+            InputError: an embedding is not finite.
         """
         logits.mkdir(parents=True, exist_ok=True)
         embeddings.mkdir(parents=True, exist_ok=True)
@@ -159,10 +169,17 @@ def predict_fold(
     settings: InferSettings,
     pieces: Pieces | None = None,
 ) -> FoldPrediction:
-    """Logits of a fold's wells by use, averaged over sites, views and backbones, and embeddings of all wells of the cell type.
+    """Logits of a fold's wells by use, averaged over sites, views and backbones, and embeddings of all wells.
 
-    The networks are on the images' device. Held-out experiments, whose images (None for none) a run reads here for the first
-    time, have the vocabulary of the screen. `pieces` saves what is computed.
+    Args:
+        networks: the networks by backbone, on the images' device.
+        screen: the manifest; held-out experiments have its vocabulary.
+        images: images of the training screen.
+        wells: wells of the fold and cell type.
+        held_out: images of the held-out experiments, which a run reads here for the first time; None for none.
+        cell_type: the cell type to predict.
+        settings: views and batch size.
+        pieces: saves what is computed; None saves nothing.
     """
     pieces = pieces or Pieces()
     requested = {"oof": wells.validation, "unlabelled": wells.unlabelled}

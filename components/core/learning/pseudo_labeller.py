@@ -32,9 +32,16 @@ _STREAM = zlib.crc32(b"pseudo-labels")
 class PseudoLabeller:
     """Computes pseudo-labels of the unlabelled wells from the mean of the teachers; remembers the last blend.
 
-    `wells` are rows of the well table. Plate groups are learned from the fold's training experiments; None without a plate
-    design. Over the epochs the share of labelled wells may grow. `fused` are an earlier run's predictions of the unlabelled
-    wells, which are their labels throughout; None without.
+    Args:
+        pairs: the pairs, whose teachers predict.
+        images: the screen's images.
+        wells: unlabelled wells, rows of the well table.
+        screen: the manifest.
+        groups: plate groups learned from the fold's training experiments; None without a plate design.
+        settings: passes, blend and prior.
+        epochs: the epochs to label, over which the share of labelled wells may grow.
+        seed: seed of views and sites.
+        fused: an earlier run's predictions of the unlabelled wells, which are their labels throughout; None without.
     """
 
     def __init__(

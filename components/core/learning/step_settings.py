@@ -80,7 +80,11 @@ class LearningSettings(FrozenModel):
     compute: ComputeConfig
 
     def backbone(self, name: str) -> BackboneConfig:
-        """The backbone of this name; InputError if there is none."""
+        """The backbone of this name.
+
+        Raises:
+            InputError: there is none.
+        """
         for backbone in self.backbones:
             if backbone.name == name:
                 return backbone

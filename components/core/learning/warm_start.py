@@ -139,7 +139,11 @@ def check_labels(
 ) -> list[str]:
     """Refuses weights of an earlier run, on its `screen`, that have learned labels of wells that score the new run.
 
-    InputError has an experiment, how it scores, and what to do. Returns warnings about what is allowed but doubtful.
+    Returns:
+        Warnings about what is allowed but doubtful.
+
+    Raises:
+        InputError: with an experiment, how it scores, and what to do.
     """
     names = list(backbones)
     earlier = _LabelsOf(

@@ -34,7 +34,9 @@ def screen_folds(
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     """Folds by experiment, see `experiment_folds`, and fold by id_code, one of them empty, as `chosen_split` says.
 
-    The plates, from a screen's tables or its manifest, are labelled and not held out.
+    Args:
+        plates: labelled plates that are not held out, from a screen's tables or its manifest.
+        config: number and kind of folds.
 
     Raises:
         InputError: too few labelled experiments, plates or wells for the folds, or listed experiments that are not there.
@@ -122,13 +124,22 @@ def experiment_folds(
 def assign_folds(
     experiments_by_cell_type: Mapping[str, Sequence[str]], count: int, known: Mapping[str, int], seed: int = 0
 ) -> dict[str, int]:
-    """Gives each labelled experiment that is not held out the fold that validates on it, in natural order of the names.
+    """Gives each experiment the fold that validates on it.
 
-    A single fold validates on none and learns the labels of all. Known experiments keep their fold; those that have left the
-    screen are ignored. The others each go to the fold with the fewest experiments of their cell type, then the fewest of all,
-    then the lowest number. With seed 0 they are dealt in natural order of their names, so that a new experiment that sorts last
-    changes no earlier fold; with other seeds in an order that depends on seed and name alone. If the earlier folds are `known`,
-    no new experiment changes one, whatever the seed.
+    A single fold validates on none and learns the labels of all. Known experiments keep their fold. The others each go to the
+    fold with the fewest experiments of their cell type, then the fewest of all, then the lowest number. With seed 0 they are
+    dealt in natural order of their names, so that a new experiment that sorts last changes no earlier fold; with other seeds in
+    an order that depends on seed and name alone. If the earlier folds are `known`, no new experiment changes one, whatever the
+    seed.
+
+    Args:
+        experiments_by_cell_type: the labelled experiments of each cell type, held-out ones left out.
+        count: number of folds.
+        known: folds from an earlier run; experiments that have left the screen are ignored.
+        seed: order in which experiments are dealt.
+
+    Returns:
+        Fold by experiment, in natural order of the names.
 
     Raises:
         InputError: more folds than experiments, a known fold that does not exist, or a fold left without experiments.
@@ -195,9 +206,13 @@ def dealt_wells(plates: Iterable[Plate | PlateRecord]) -> list[DealtWell]:
 
 
 def deal_plates(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, int]:
-    """The fold that holds a well out, by id_code: all wells of a plate have one.
+    """Gives all wells of a plate the fold that holds it out; plates are dealt as `assign_folds` deals experiments.
 
-    Plates are dealt as `assign_folds` deals experiments; InputError if there are more folds than plates.
+    Returns:
+        Fold by id_code.
+
+    Raises:
+        InputError: more folds than plates.
     """
     wells = list(wells)
     plates_of: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -214,11 +229,17 @@ def deal_plates(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, 
 
 
 def deal_wells(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, int]:
-    """The fold that holds a well out, by id_code: at random but evenly; InputError if a fold would stay empty.
+    """Gives each well the fold that holds it out, at random but evenly.
 
-    The folds' shares of an experiment differ by at most one well, and so do their shares of a perturbation's wells within a
-    cell type: a perturbation with no more wells than folds is never held out twice by the same fold. Plates are even to two
-    wells. The order of the wells does not matter.
+    The folds' shares of an experiment differ by at most one well, and so do their shares of a perturbation's wells within a cell
+    type: a perturbation with no more wells than folds is never held out twice by the same fold. Plates are even to two wells.
+    The order of the wells does not matter.
+
+    Returns:
+        Fold by id_code.
+
+    Raises:
+        InputError: a fold would stay empty.
 
     Source: experiments and perturbations are the two sides of a bipartite graph, wells its edges; cut into pieces of at most
     `count` wells, both sides are even when no piece meets a fold twice, which is an edge colouring (König 1916).

@@ -118,7 +118,12 @@ def table_facts(source: ScreenSource, screen: Screen) -> list[FileFacts]:
 
 
 def image_form(source: ScreenSource, screen: Screen, shape: tuple[int, int] | None) -> ImageForm:
-    """The form of a screen's images, of which there is one, by the first one's header; `shape` is the expected size, None any.
+    """The form of a screen's images, from the first one's header.
+
+    Args:
+        source: the screen.
+        screen: its tables, with at least one imaged site.
+        shape: the expected height and width, pixels; None takes any.
 
     Raises:
         InputError: the first image cannot be read, is damaged, or of another kind or size; names file, channel and well.
@@ -140,7 +145,11 @@ def image_form(source: ScreenSource, screen: Screen, shape: tuple[int, int] | No
 
 
 def read_sites(source: ScreenSource, sites: Sequence[SiteFiles], channels: Sequence[str]) -> list[dict[Plane, Content]]:
-    """What the planes of some sites are decoded from, read together; InputError names file, channel and well."""
+    """What the planes of some sites are decoded from, read together.
+
+    Raises:
+        InputError: a file cannot be read; names file, channel and well.
+    """
     of_files = list(dict.fromkeys(path for site in sites for path in site.paths if not is_zarr(path)))
     of_zarr = list(dict.fromkeys(plane for site in sites for plane in site.planes if is_zarr(plane.path)))
     try:
@@ -182,7 +191,13 @@ def decode_channel(
 ) -> None:
     """Decodes a channel of a site, whose checksums were taken: its only plane, or the maximum of its planes.
 
-    `contents` are those of the site's planes; names of channels are for messages.
+    Args:
+        source: the screen, for messages.
+        site: the site.
+        channel: its number, from 0.
+        contents: of the site's planes.
+        out_HW: receives the pixels.
+        channels: names of the channels.
 
     Raises:
         InputError: a file is truncated, damaged or of another kind, size or bit depth; names file, channel and well.

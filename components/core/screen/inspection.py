@@ -55,7 +55,12 @@ class Inspection:
 def checked_screen(source: ScreenSource, form: ScreenConfig) -> Screen:
     """The tables of a screen, if nothing is wrong with them or with the images that check-screen looks at.
 
-    InputError has everything that is wrong with a table, or else with labels and images, in one line.
+    Args:
+        source: the screen.
+        form: what the configuration says of it.
+
+    Raises:
+        InputError: everything that is wrong with a table, or else with labels and images, in one line.
     """
     screen = read_screen(source, form)
     found, _ = _images(source, screen, form)
@@ -66,9 +71,14 @@ def checked_screen(source: ScreenSource, form: ScreenConfig) -> Screen:
 
 
 def inspect_screen(source: ScreenSource, form: ScreenConfig, known_cells: bool = True) -> Inspection:
-    """Inspects a screen in a form; `known_cells` says whether its cell types are those of the screen, else any are expected.
+    """Inspects a screen.
 
     Nothing that is wrong with it is raised; InputError if there is no folder, or a store that cannot be used.
+
+    Args:
+        source: the screen.
+        form: what the configuration says of it.
+        known_cells: whether its cell types are those of the screen; else any are expected.
     """
     source.check()
     try:

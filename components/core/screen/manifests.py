@@ -33,11 +33,20 @@ def build_manifest(
     columns: Sequence[str] = (),
     run: str = "",
 ) -> Manifest:
-    """One half of a packed screen: the held-out experiments, unlabelled with their treatments' labels hidden, or all others.
+    """One half of a packed screen.
 
-    Folds by experiment are empty if wells are dealt to folds, those by id_code if experiments are. `no_design` says why the
-    plate design is not used, `columns` are the screen's own in tables of results, `run` is the run's key, empty if the step
-    runs by hand.
+    Args:
+        screen: the tables.
+        packed: the packed plates by experiment and plate.
+        packing: how they were packed.
+        holdout: whether the manifest is that of the held-out experiments, which are unlabelled with their treatments' labels
+            hidden, or of all others.
+        folds: folds by experiment; empty if wells are dealt to folds.
+        well_folds: fold by id_code; empty if experiments are.
+        warnings: what the user should check in this half.
+        no_design: why the plate design is not used; empty if it may be.
+        columns: names of the screen's own columns in tables of results.
+        run: the run's key; empty if the step runs by hand.
     """
     hidden = _telling(screen)
     plates = (

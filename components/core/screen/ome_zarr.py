@@ -49,10 +49,17 @@ def plate_documents(
     pack: PackConfig,
     windows: Sequence[Window],
 ) -> Iterator[tuple[str, bytes]]:
-    """All metadata of a plate but those of wells: key relative to the plate, and the JSON's bytes; the plate's own comes last.
+    """All metadata of a plate but those of wells.
 
-    Wells are in row-major order, each with the site numbers of its fields in field order; windows are display ranges of the
-    channels.
+    Args:
+        name: the plate's display name.
+        fields_by_well: wells in row-major order, each with the site numbers of its fields in field order.
+        form: of the images.
+        pack: the codec that the chunks were written with.
+        windows: display ranges of the channels.
+
+    Yields:
+        Key relative to the plate, and the JSON document's bytes. The plate's own comes last.
     """
     array = _encode(_array(form, pack))
     for row in dict.fromkeys(split_well(well)[0] for well, _ in fields_by_well):

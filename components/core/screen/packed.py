@@ -67,7 +67,11 @@ class SiteTable:
 
     @classmethod
     def of(cls, manifest: Manifest) -> SiteTable:
-        """Flattens a manifest; ValueError if a well's label is not in the vocabulary, as in one edited by hand."""
+        """Flattens a manifest.
+
+        Raises:
+            ValueError: a well's label is not in the vocabulary, as in a manifest edited by hand.
+        """
         plates = manifest.plates
         wells = [(p, well) for p, plate in enumerate(plates) for well in plate.wells]
         sites = [(w, plates[p].prefix, site) for w, (p, well) in enumerate(wells) for site in well.sites]
@@ -145,10 +149,17 @@ class SiteTable:
 class SiteReader:
     """The pixels of a manifest's sites; threads may share it, and then fetch and decode in parallel.
 
-    With `verify`, a chunk's SHA-256 is compared the first time this process reads it, and whenever it enters the node's cache.
-    Packed plates are immutable, so this finds whatever was packed, written or cached wrongly; hashing again each epoch would
-    cost as much as decoding, and transport and memory have their own checks. Size, Blosc's header and its stream are always
-    checked. `table` is SiteTable.of(manifest), if the caller has it already; `node_cache` is filled with what is fetched.
+    With `verify`, a chunk's SHA-256 is compared the first time this process reads it, and whenever it enters the node's
+    cache. Packed plates are immutable, so this finds whatever was packed, written or cached wrongly; hashing again each epoch
+    would cost as much as decoding, and transport and memory have their own checks. Size, Blosc's header and its stream are
+    always checked.
+
+    Args:
+        store: the store that the manifest's prefixes are relative to.
+        manifest: the packed screen.
+        table: SiteTable.of(manifest), if the caller has it already.
+        verify: compare chunks with their SHA-256.
+        node_cache: packed sites on this node's disk; filled with what is fetched.
     """
 
     def __init__(

@@ -414,7 +414,11 @@ def images_digest(checksums: Iterable[tuple[str, str]]) -> str:
 
 
 def find_record(store: ObjectStore, prefix: str) -> PackedPlate | None:
-    """The record of the plate under a prefix; None if there is none, StepError if the object is not a record."""
+    """The record of the plate under a prefix; None if there is none.
+
+    Raises:
+        StepError: the object is not a record.
+    """
     key = f"{prefix}/plate.json"
     try:
         return PackedPlate.model_validate_json(store.get(key))

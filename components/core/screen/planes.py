@@ -69,7 +69,11 @@ def checksums(content: Content) -> str:
 def decode_plane(content: Content, index: int, out_HW: Pixels, contents: str = "") -> None:
     """Decodes a plane of a file that `checksums` accepted into an array, C-contiguous, whose form the plane must have.
 
-    `contents` says what planes the file must hold, `Plane.file`; empty for any.
+    Args:
+        content: of the file.
+        index: the plane's.
+        out_HW: receives the pixels.
+        contents: what planes the file must hold, `Plane.file`; empty for any.
 
     Raises:
         BadImageError: another format, size or bit depth, no such plane, other planes, or the file is truncated or damaged.

@@ -51,9 +51,17 @@ def write_controls(store: ObjectStore, prefix: str, wells: frozenset[str], histo
 def find_controls(
     store: ObjectStore, prefix: str, wells: frozenset[str], sites: Iterable[tuple[str, SiteRecord]], form: ImageForm
 ) -> Counts:
-    """The counts of a packed plate's controls, `wells`: those that were written, or else from its chunks, and written now.
+    """The counts of a packed plate's controls: those that were written, or else from its chunks, and written now.
 
-    `sites` are the plate's, each with its well. InputError if a chunk is missing or damaged.
+    Args:
+        store: holds the plate.
+        prefix: the plate's.
+        wells: its controls.
+        sites: its packed sites, each with its well.
+        form: of its pixels.
+
+    Raises:
+        InputError: a chunk is missing or damaged.
     """
     if not wells:
         return NO_COUNTS

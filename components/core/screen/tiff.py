@@ -53,7 +53,11 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is 
 
 
 def tiff_header(content: bytes) -> PlaneHeader:
-    """The form of the planes; BadImageError unless a directory can be read, and pixels are 8 or 16 bit unsigned."""
+    """The form of the planes.
+
+    Raises:
+        BadImageError: no directory can be read, or pixels are not 8 or 16 bit unsigned.
+    """
     with _opened(content) as file:
         return _header(file)
 

@@ -27,7 +27,11 @@ class Counts:
     __slots__ = ("_text",)
 
     def __init__(self, counts: ArrayLike | str) -> None:
-        """From the array, or from its text; ValueError if it is neither (C, G) numbers nor their text."""
+        """From the array, or from its text.
+
+        Raises:
+            ValueError: neither (C, G) numbers nor their text.
+        """
         if isinstance(counts, str):
             self._text = counts
             _size(counts)

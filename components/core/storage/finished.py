@@ -70,12 +70,18 @@ def run_once(
 ) -> str:
     """Puts a step's outputs at their paths: from the store if these inputs were worked on before, else by working.
 
-    Outputs appear complete or not at all, and replace what is at their paths. Runs of the same key side by side are safe: the
-    first to finish is recorded, each keeps its own outputs.
+    Outputs appear complete or not at all, and replace what is at their paths. Runs of the same key side by side are safe:
+    the first to finish is recorded, each keeps its own outputs.
 
-    `inputs` are everything the outputs depend on, as text by name: configuration, digests of inputs and code. An output is a
-    file or a folder, as `work` makes it at the free path that it receives; StepError if it leaves one out. Returns the key
-    prefix of the stored outputs, for `fetch_finished`.
+    Args:
+        store: where finished outputs are kept.
+        step: the step's name, part of the key.
+        inputs: everything the outputs depend on, as text by name: configuration, digests of inputs and code.
+        outputs: path of each output by name; a file or a folder, as `work` makes it.
+        work: writes the outputs to the paths it receives, which are free; StepError if it leaves one out.
+
+    Returns:
+        The key prefix of the stored outputs, for `fetch_finished`.
     """
     prefix = f"finished/{step}/{work_key(step, inputs, outputs)}"
     damaged = ""  # version of a record that cannot be used
@@ -116,9 +122,15 @@ def fetch_finished(store: ObjectStore, prefix: str, targets: Mapping[str, Path])
 def write_attempt(store: ObjectStore, prefix: str, key: str, version: str, upload: Callable[[str], bytes]) -> str:
     """Uploads files as a new attempt, then records it, unless another attempt was recorded in the meantime.
 
-    `upload` uploads below PREFIX/ATTEMPT for the attempt that it receives, and returns the record for `key`. `version` is that
-    of a record to be replaced, empty if there is none. Returns the attempt; empty if another one counts, and this one's files
-    are removed.
+    Args:
+        store: receives both.
+        prefix: key prefix of all attempts.
+        key: the record's.
+        version: of a record that is to be replaced; empty if there is none.
+        upload: uploads below PREFIX/ATTEMPT for the attempt that it receives, and returns the record.
+
+    Returns:
+        The attempt; empty if another one counts, and this one's files are removed.
     """
     attempt, recorded = uuid.uuid4().hex, False
     try:

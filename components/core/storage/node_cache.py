@@ -26,10 +26,14 @@ Buffer = bytes | bytearray | memoryview
 
 
 class NodeCache:
-    """A folder of immutable files by digest, with a limit of the sum of their sizes, for threads and processes.
+    """A folder of immutable files by digest, for threads and processes.
 
-    If its disk fails, reading goes on without it: a file that cannot be read counts as missing, and after the first failed
-    write this process warns once and adds nothing more.
+    If its disk fails, reading goes on without it: a file that cannot be read counts as missing, and after the first failed write
+    this process warns once and adds nothing more.
+
+    Args:
+        folder: created if missing.
+        limit_bytes: largest sum of the files' sizes.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:

@@ -91,9 +91,15 @@ class Decision(FrozenModel):
 def compare(
     wells: pd.DataFrame, settings: PromotionConfig, seed: int = 0, cell_types: Sequence[str] = ()
 ) -> Comparison:
-    """Compares two models on the same wells, of paired_wells, at least one. Overall counts a cell type by its held-out wells.
+    """Compares two models on the same wells. Overall is over wells, so a cell type counts by its held-out wells.
 
-    The same wells, settings and seed make the same decision. `cell_types` are the screen's, in the order of the rows.
+    The same wells, settings and seed make the same decision.
+
+    Args:
+        wells: from paired_wells; at least one.
+        settings: the stage, the margins and the bootstrap.
+        seed: the bootstrap's seed.
+        cell_types: the screen's cell types, in the order of the rows.
     """
     assert len(wells)
     present = list(dict.fromkeys(wells["cell_type"]))

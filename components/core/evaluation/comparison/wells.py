@@ -27,11 +27,18 @@ def paired_wells(
     champion_knows: Collection[str],
     column: str,
 ) -> pd.DataFrame:
-    """Every labelled treatment well of the held-out experiments, which neither model saw, with the predictions of both models.
+    """Every labelled treatment well of the held-out experiments, with the predictions of both models.
 
-    The manifest has the plates of the experiments, of which there is at least one; rows of others are checked for their form
-    and then ignored. The tables are holdout_labels.csv of normalize (`truth`), the champion's predictions.csv and the
-    challenger's predictions_holdout.csv, `column` is the screen's of labels, and `champion_knows` are treatments.
+    Rows of other experiments are checked for their form and then ignored.
+
+    Args:
+        plates: manifest with the plates of the experiments.
+        truth: their labels, as normalize writes holdout_labels.csv.
+        champion: the champion's predictions.csv.
+        challenger: the challenger's predictions_holdout.csv.
+        experiments: experiments that neither model saw; at least one.
+        champion_knows: treatments of the champion's vocabulary.
+        column: the screen's column of labels.
 
     Returns:
         A row per well in the manifest's order: id_code, experiment, plate, cell_type, truth, champion_assigned, champion_raw,

@@ -46,8 +46,13 @@ def plate_statistics(manifest: Manifest, config: StandardiseConfig) -> tuple[Flo
 def channel_spread(plates: Sequence[PlateRecord], mean_PC: Floats, cell_types: Sequence[str]) -> pd.DataFrame:
     """How far channel means differ between experiments and between plates, as the deviation of their natural logarithm.
 
-    The means, grey levels as imaged, are in the order of the plates. Returns two rows a cell type, in the order given
-    (experiments; plates within an experiment, pooled), a column a channel; NaN if there are no two.
+    Args:
+        plates: in the order of the means.
+        mean_PC: mean grey levels as imaged.
+        cell_types: in the order of the rows.
+
+    Returns:
+        Two rows a cell type (experiments; plates within an experiment, pooled), a column a channel; NaN if there are no two.
     """
     logs = pd.DataFrame(np.log(np.maximum(mean_PC, 1e-6)))
     cell_type = pd.Series([plate.cell_type for plate in plates])

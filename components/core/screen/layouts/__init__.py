@@ -30,9 +30,12 @@ LAYOUTS: tuple[Layout, ...] = (KAGGLE, RXRX, SAMPLESHEET, LOADDATA, OMEZARR, FIL
 
 
 def read_screen(source: ScreenSource | Path, config: ScreenConfig, images: bool = True) -> Screen:
-    """Reads and checks the tables of a screen, or of one in a directory, and finds its images by listing.
+    """Reads and checks the tables of a screen, and finds its images by listing.
 
-    Without `images` none are looked for, and wells have no sites.
+    Args:
+        source: the screen; a path is a directory's.
+        config: form of the screen, known cell types and held-out experiments.
+        images: whether images are looked for; without, wells have no sites.
 
     Raises:
         InputError: there are no tables, a row is malformed, a well appears twice, a label contradicts another, images are
@@ -49,10 +52,16 @@ def read_new_plates(
     config: ScreenConfig | None = None,
     images: bool = True,
 ) -> Screen:
-    """Reads and checks the tables of plates that are to be predicted: all as unlabelled, with an empty vocabulary.
+    """Reads and checks the tables of plates that are to be predicted; no label is read.
 
-    No label is read. In the Kaggle layout test.csv or train.csv or both are enough. No `experiments` stand for all; the cell
-    types of `config` do not limit those of the plates. Without `images` none are looked for, and wells have no sites.
+    Args:
+        source: the plates; in the Kaggle layout test.csv or train.csv or both are enough.
+        experiments: the wanted ones; none for all.
+        config: form of the screen; its cell types do not limit those of the plates.
+        images: whether images are looked for; without, wells have no sites.
+
+    Returns:
+        The plates, all of them as unlabelled, and an empty vocabulary.
 
     Raises:
         InputError: there are no tables, a row is malformed, a well appears twice, images are missing, or a wanted experiment is.
@@ -76,8 +85,16 @@ def read_rows(
 ) -> tuple[Reading, Rows]:
     """Reads a screen in its layout and checks its rows; faults and findings are collected, not raised.
 
-    `cell_types` are the known ones, None for any; no `experiments` stand for all. InputError if the screen has no layout, or a
-    table cannot be read at all.
+    Args:
+        source: the screen.
+        config: its form.
+        cell_types: known ones; None for any.
+        labels: whether labels are read.
+        images: whether images are looked for.
+        experiments: the wanted ones; none for all.
+
+    Raises:
+        InputError: the screen has no layout, or a table cannot be read at all.
     """
     reading = Reading(source, config, labels, images, cell_types, _sizes(source), experiments)
     layout = _choose(reading)

@@ -31,8 +31,13 @@ def is_derived(folder: str) -> bool:
 def refuse_copies(reading: Reading, folders: Iterable[Place], imaged: Iterable[str], choose: str) -> None:
     """Refuses plates that look like copies of each other; warns of those that may be, by their names.
 
-    A screen.pattern that says experiments and plates is taken at its word, with a warning. Of each image `folders` has its
-    plate's, as the parts of its path, and `imaged` its well; `choose` says in messages how to choose.
+    A screen.pattern that says experiments and plates is taken at its word, with a warning.
+
+    Args:
+        reading: receives findings.
+        folders: of the plate of each image, as the parts of its path.
+        imaged: the well of each image.
+        choose: how to choose, for the message.
     """
     plates: dict[Place, set[str]] = {}
     for place, well in zip(folders, imaged, strict=True):

@@ -18,13 +18,20 @@ _A_ROW = re.compile(r"^\s*\"?(?:[A-Z]|A[A-F])\"?[,;\t|]", re.IGNORECASE | re.MUL
 
 
 def read_matrix(content: bytes, name: str) -> pd.DataFrame | None:
-    """The wells of a map of blocks, a CSV in any delimiter; None if it has none. InputError if it is no text.
+    """The wells of a map of blocks; None if it has none.
 
-    A block is a line of the numbers of columns that follow each other, and below it lines that begin with the letters of such
-    rows; it may have only the plate's inner ones. A single text in a line above a block is its title, or else the corner's.
+    A block is a line of the numbers of columns that follow each other, and below it lines that begin with the letters of such rows;
+    it may have only the plate's inner ones. A single text in a line above a block is its title, or else the corner's.
+
+    Args:
+        content: the file's bytes, of CSV in any delimiter.
+        name: the file's name in messages.
 
     Returns:
         A row a well and block: the block's number and `title` (empty without), `well` and `value`.
+
+    Raises:
+        InputError: it is no text.
     """
     content = unzipped(content, name)
     if content[:4] == b"PAR1":

@@ -70,7 +70,11 @@ _FOLDERS = ("metadata", "platemaps", "plate_maps", "platemap", "workspace/metada
 
 
 def find_columns(table: pd.DataFrame, given: dict[str, str], name: str = "") -> dict[str, str]:
-    """For each of our fields the table's column that holds it; InputError if screen.table_columns names one that is not there."""
+    """For each of our fields the table's column that holds it.
+
+    Raises:
+        InputError: screen.table_columns names a column that is not there.
+    """
     normal = {_normal(column): column for column in reversed(list(table.columns))}
     found = {}
     for field, names in ALIASES.items():
@@ -119,7 +123,14 @@ def describe_wells(
     """What a table says of its wells: experiment, plate (empty if it has no column), well, role, perturbation, cell_type, own.
 
     Adds the faults of single fields, whose rows are left out. The role is None in rows of wells that are neither treatment nor
-    control. `columns` are the table's by our fields, `known` further ones that are no columns of the screen's own.
+    control.
+
+    Args:
+        reading: the screen.
+        table: as text.
+        faults: of the table.
+        columns: for each of our fields the table's column.
+        known: further columns that are no columns of the screen's own.
     """
     empty = pd.Series("", index=table.index)
     wells = pd.DataFrame({"file": len(reading.faults) - 1, "line": table.index}, index=table.index)

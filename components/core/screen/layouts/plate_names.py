@@ -17,7 +17,12 @@ def match_plates(reading: Reading, wells: pd.DataFrame, plates: pd.DataFrame) ->
     """The wells of a plate map with the imaged plates' names, and whether the two have plates in common.
 
     Names that differ in case, leading zeros or the word plate are matched if that is unambiguous, which is said. Reports plates
-    that have nothing in common. The column `plate` of the map is empty where it holds for all.
+    that have nothing in common.
+
+    Args:
+        reading: receives findings.
+        wells: of a map, with the column plate, empty where it holds for all.
+        plates: the imaged ones, with the column plate.
     """
     theirs, ours = ({*table["plate"]} - {""} for table in (wells, plates))
     unknown, lacking = theirs - ours, ours - theirs

@@ -254,7 +254,14 @@ def role_of(text: str) -> Role | None:
 
 
 def find_roles(reading: Reading, roles: pd.Series[str], wells: pd.Series[str], what: str = "role") -> pd.Series[Any]:
-    """Roles in our words; None, and counted in a warning by wells and the column `what`, for wells of any other role."""
+    """Roles in our words; None, and counted in a warning, for wells of any other role.
+
+    Args:
+        reading: receives the warning.
+        roles: texts of the table.
+        wells: names of the wells, for the warning.
+        what: the column's name.
+    """
     found = roles.map({text: role_of(text) for text in roles.unique()})
     other = found.isna()
     if other.any():
@@ -302,9 +309,13 @@ def roles_by_label(reading: Reading, labels: pd.Series[Any]) -> pd.Series[Any]:
 def check_agreement(
     reading: Reading, rows: pd.DataFrame, columns: Mapping[str, str], fields: Sequence[str] = OF_WELL
 ) -> None:
-    """Adds faults for rows that say something else of their well, in `fields`, than its first row does.
+    """Adds faults for rows that say something else of their well than its first row does.
 
-    Rows are sites, or planes of them, with the columns file, line, KEY and `fields`; `columns` are the table's by our fields.
+    Args:
+        reading: receives the faults.
+        rows: a row a site, or a plane of it, with the columns file, line, KEY and `fields`.
+        columns: the table's columns by our fields.
+        fields: those that all rows of a well share.
     """
     wells = rows.groupby(KEY, sort=False)
     files, lines = wells["file"].transform("first"), wells["line"].transform("first")

@@ -36,11 +36,16 @@ COLUMNS = [*PLACE, "path", "index"]
 def stack_sites(
     reading: Reading, planes: pd.DataFrame, order: Sequence[str] | None = None, indexed: bool = False
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """A row a site, with a column a channel, and the names of the channels, from planes with the columns COLUMNS.
+    """A row a site, with a column a channel, and the names of the channels.
 
     A site that lacks a channel has no planes there. Two planes of one place are refused, as are stacks and series that the
-    configuration does not choose from. `order` is that of the channels in their table, None for the natural one. If `index` is
-    what a table or metadata say, the planes are `indexed`; else files may hold other planes, too.
+    configuration does not choose from.
+
+    Args:
+        reading: receives findings.
+        planes: with the columns COLUMNS.
+        order: the channels as their table has them; None for natural order.
+        indexed: whether `index` is what a table or metadata say; else files may hold other planes, too.
     """
     planes = _without_duplicates(reading, planes)
     planes = planes.assign(file="") if "file" not in planes.columns else planes

@@ -131,11 +131,17 @@ def photograph(
     diameter: float,
     bits: int,
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The images of a site of a cell type, uint8 or uint16 (C, H, W); 16 bits show the same light in finer steps.
+    """The images of a site, uint8 or uint16 (C, H, W); 16 bits show the same light in finer steps.
 
-    The stains are as `draw` returns them; channels beyond the six stains begin with the first again. The calibrated deviations
-    are those of channel means, to which density contributes: its share is taken off the gain. The diameter is a typical cell's,
-    pixels.
+    The calibrated deviations are those of channel means, to which density contributes: its share is taken off the gain.
+
+    Args:
+        rng: generator of the site.
+        stains_CHW: as `draw` returns them; channels beyond the six stains begin with the first again.
+        cell_type: one of CELL_TYPES.
+        effect: of the plate.
+        diameter: typical cell diameter, pixels.
+        bits: of a pixel, 8 or 16.
     """
     height, width = stains_CHW.shape[1:]
     down_H, right_W = (np.linspace(-1.0, 1.0, side, dtype=np.float32) for side in (height, width))

@@ -73,8 +73,15 @@ def perturbation_shifts(
     """The phenotype shift of every perturbation in one cell type, read-only, (S, T).
 
     A part common to all cell types and a part particular to this one, mixed so that a trait's variance over perturbations is
-    (effect x penetrance)^2 whatever the share `specificity`, 0 to 1, of the particular part. `traits` are those of TRAITS that
-    perturbations shift; none stand for all.
+    (effect x penetrance)^2 whatever the share.
+
+    Args:
+        seed: the run's seed.
+        cell_type: one of CELL_TYPES.
+        perturbations: S.
+        effect: standard deviation of a trait over perturbations, in trait units.
+        specificity: share of the variance that is particular to the cell type, 0 to 1.
+        traits: those of TRAITS that perturbations shift; none: all.
     """
     shared_ST = stream(seed, "shared phenotype").standard_normal((perturbations, len(TRAITS)))
     specific_ST = stream(seed, "specific phenotype", cell_type).standard_normal((perturbations, len(TRAITS)))
@@ -167,8 +174,13 @@ def grow(
 ) -> Cells:
     """The cells of one site, at least one: a jittered lattice, whose fullest positions are taken.
 
-    `shape` and the typical cell's diameter are in pixels, `density` is the expected sum of cell areas over the image area,
-    before the crowding of the phenotype `traits_T`.
+    Args:
+        rng: generator of the site.
+        cell_type: one of CELL_TYPES.
+        traits_T: phenotype of the well.
+        shape: height and width of the image, pixels.
+        diameter: typical cell diameter, pixels.
+        density: expected sum of cell areas over the image area, before the phenotype's crowding.
     """
     typical = cell_properties(cell_type, traits_T[None])
     cell_diameter = diameter * float(typical["cell_size"][0])

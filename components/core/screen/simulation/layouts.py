@@ -69,7 +69,11 @@ class LayoutWriter:
     def write_site(
         self, screen: Path, place: SitePlace, channels: Sequence[str], pixels_CHW: NDArray[np.integer]
     ) -> None:
-        """Writes the images of a site; folders are created. OSError if a file cannot be written."""
+        """Writes the images of a site; folders are created.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
         for channel, (name, image_HW) in enumerate(zip(channels, pixels_CHW, strict=True)):
             path = self.path(place, channel, name) + self.chunk.format(channel=channel)
             (screen / path).parent.mkdir(parents=True, exist_ok=True)

@@ -34,9 +34,15 @@ def write_plate(
     shape: tuple[int, int],
     dtype: np.dtype[Any],
 ) -> None:
-    """Writes all metadata of a plate in a version of OME-Zarr, whose images have one shape, height and width in pixels, and type.
+    """Writes all metadata of a plate.
 
-    A well has its row, column and the numbers of its fields, from 0, which are the names of its images.
+    Args:
+        folder: the plate's.
+        version: of OME-Zarr.
+        wells: each well's row, column and the numbers of its fields, from 0, which are the names of its images.
+        channels: names.
+        shape: height and width of all images, pixels.
+        dtype: of all images.
     """
     rows = list(dict.fromkeys(row for row, _, _ in wells))
     columns = sorted({column for _, column, _ in wells})

@@ -37,10 +37,15 @@ _BLUR, _GAIN, _OFFSET = 0.35, 0.5, 2.0
 
 @lru_cache(maxsize=2)
 def source_sites(folder: str, channels: int, diameter: float) -> dict[str, list[Array]]:
-    """The photographed sites by cell type, float32 (C, H, W), scaled to typical cells of a diameter in pixels.
+    """The photographed sites by cell type, float32 (C, H, W), scaled to cells of a diameter in pixels.
 
-    The images are named as RxRx1 names them, CELLTYPE-NN/PlateP/WELL_sS_wC.png, at any depth. InputError if there are none, or
-    one cannot be read.
+    Args:
+        folder: images as RxRx1 names them, CELLTYPE-NN/PlateP/WELL_sS_wC.png, at any depth.
+        channels: C.
+        diameter: wanted diameter of a typical cell, pixels.
+
+    Raises:
+        InputError: no such images, or one that cannot be read.
     """
     found: dict[str, list[Array]] = {}
     for first in sorted(Path(folder).resolve().rglob("*_w1.png")):
@@ -78,8 +83,18 @@ def perturbed_cells(
 ) -> Array:
     """A crop of one of the sites, at a random place and angle, changed as the perturbation does; float32 (C, H, W).
 
-    Run's seed and cell type decide the operators; `strength` is a factor of their amounts, to which the well adds `noise_J`. A
-    perturbation is an index; None changes nothing. InputError if the scaled sites are smaller than a crop.
+    Args:
+        seed: the run's seed, which decides the operators.
+        sites: of the cell type.
+        shape: height and width, pixels.
+        cell_type: which operators.
+        perturbation: its index; None changes nothing.
+        strength: factor of the operators' amounts.
+        noise_J: the well's additions to the amounts of the operators.
+        rng: generator of the site.
+
+    Raises:
+        InputError: the scaled sites are smaller than a crop.
     """
     site_CHW = sites[rng.integers(len(sites))]
     room = int(np.ceil(_MARGIN * max(shape)))

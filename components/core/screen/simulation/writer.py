@@ -100,7 +100,11 @@ def _record(settings: SimulationSettings) -> dict[str, Any]:
 
 
 def _holds(out: Path, record: dict[str, Any]) -> bool:
-    """Whether `out` is this very screen; an empty folder is not, InputError for anything else."""
+    """Whether `out` is this very screen; an empty folder is not.
+
+    Raises:
+        InputError: `out` is something else.
+    """
     if out.is_dir() and not any(out.iterdir()):
         return False
     advice = "choose another folder or delete this one"
