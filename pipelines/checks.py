@@ -49,7 +49,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> Sc
     Raises:
         InputError: names the option, file, row or field, and what to do.
     """
-    _check_files(config)
+    check_files(config)
     refuse_interpreter(config.model_dump(mode="json"))
     if screen is None:
         if truth is not None:
@@ -200,8 +200,12 @@ def _addresses(config: RunConfig) -> dict[str, str]:
     return {field: address for field, address in {**named, FUSED: config.mean_teacher.fused_labels}.items() if address}
 
 
-def _check_files(config: RunConfig) -> None:
-    """Files of this machine must exist; the steps check those in an object store."""
+def check_files(config: RunConfig) -> None:
+    """Checks the files of this machine that the configuration refers to; the steps check those in an object store.
+
+    Raises:
+        InputError: a file that does not exist, or holds no weights; names the field.
+    """
     for field, path in local_files(config).items():
         if not path.is_file():
             instead = "predict pseudo-labels" if field == FUSED else "start at random"

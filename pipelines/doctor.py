@@ -32,7 +32,7 @@ from components.core.errors import InputError, StepError
 from components.core.files import parse_folder
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_folder
-from pipelines.checks import weights_remarks
+from pipelines.checks import check_files, weights_remarks
 from pipelines.cluster.pod_settings import REQUIRED_KEYS
 from pipelines.cluster.pods import TIMEOUTS, kubernetes_api
 from pipelines.images.code_version import code_version
@@ -123,8 +123,8 @@ def _findings(config: RunConfig, endpoint: str | None, images: Path | None, trai
     with ThreadPoolExecutor(len(checks)) as pool:  # together they take as long as the slowest
         for findings in pool.map(_findings_of, checks, checks.values()):
             yield from findings
-    for remark in weights_remarks(config) if trains else ():
-        yield Finding("initial weights", "warning", remark)
+    if trains:
+        yield from _findings_of("files", lambda: _check_training(config))
 
 
 def _findings_of(subject: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
@@ -139,6 +139,13 @@ def _findings_of(subject: str, check: Callable[[], Iterator[Finding]]) -> list[F
         message = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror or error)
         found.append(Finding(subject, "failed", message))
     return found
+
+
+def _check_training(config: RunConfig) -> Iterator[Finding]:
+    """The files that a configuration refers to, as a run checks them, and its initial weights."""
+    for remark in weights_remarks(config):
+        yield Finding("initial weights", "warning", remark)
+    check_files(config)
 
 
 def check_versions() -> Iterator[Finding]:
@@ -178,7 +185,11 @@ def check_gpu() -> Iterator[Finding]:
     elif driver:
         yield Finding("GPU", "failed", f"driver {driver} is there, but torch is built for CPUs; install its CUDA build")
     else:
-        yield Finding("GPU", "warning", "none: training runs on the CPU, which is fast enough only for the demo")
+        yield Finding(
+            "GPU",
+            "warning",
+            "none: training runs on the CPU, which is fast enough only for the demo and small images (cpu-small)",
+        )
 
 
 def _driver() -> str:

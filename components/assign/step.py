@@ -135,7 +135,8 @@ def run(screen: Path, holdout: Path, logits: Path, out: Path, prior: PriorConfig
         temperatures = fitted or _fit_restricted(raw, parts["oof"], wells["oof"], prior, unfitted)
     if unfitted:
         names = shortened(unfitted)
-        warnings.append(f"confidences ({names}) are not calibrated: no out-of-fold wells to fit a temperature on")
+        which = "no out-of-fold wells" if "raw" in unfitted else "no out-of-fold well with a plate group"
+        warnings.append(f"confidences ({names}) are not calibrated: {which} to fit a temperature on")
     predicted = {use: predict_wells(wells[use].logits_WK, parts[use], temperatures, prior) for use in USES}
     for message in warnings:
         progress.warn(f"{content.cell_type}: {message}")

@@ -57,6 +57,11 @@ class PredictRequest:
     experiments: Sequence[str] = ()  # those to predict; none for all
     any_cell_type: bool = False  # whether networks that learned all cell types may predict another one
 
+    @property
+    def model_changes(self) -> tuple[str, ...]:
+        """The changes of the model's configuration: new plates may have another layout than its screen, so it is found again."""
+        return "screen.layout=auto", *self.changes
+
     def user_config(self) -> RunConfig:
         """The configuration of machine and store, changes included.
 
@@ -124,7 +129,7 @@ def check_prediction(
             truth of other plates.
     """
     registry, model = find_model(store, request.model)
-    form = model.run_config().changed(request.changes, f"model {model.short}").screen
+    form = model.run_config().changed(request.model_changes, f"model {model.short}").screen
     screen = plates_for(model, source, request.experiments, request.any_cell_type, form)
     plates = screen.plates
     cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
@@ -173,7 +178,7 @@ def _steps_config(
     data["backbones"] = [{**backbone, "weights": None} for backbone in data["backbones"]]
     data["screen"] |= {"cell_types": list(cell_types), "holdout_experiments": []}
     source = f"model {model.short}"
-    found = parse(RunConfig, data, source=source).changed(request.changes, source)
+    found = parse(RunConfig, data, source=source).changed(request.model_changes, source)
     return found.model_copy(update={"store": store})
 
 

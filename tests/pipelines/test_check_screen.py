@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,10 +14,12 @@ import yaml
 from typer.testing import CliRunner
 
 from components.core.config import RunConfig, ScreenConfig
+from components.core.errors import InputError
 from components.core.screen.inspection import checked_screen, inspect_screen
 from components.core.screen.screen_source import ScreenDirectory
+from pipelines.checks import check_screen
 from pipelines.cli import app
-from tests.tiny_screen import LABELLED, SIZE, TinyScreen, write_png
+from tests.tiny_screen import SIZE, TinyScreen, write_png
 
 
 def check(*arguments: object, code: int = 0) -> dict[str, object]:
@@ -38,7 +42,7 @@ def test_a_good_screen_is_summed_up_and_its_configuration_accepts_it(tmp_path: P
     loaded = RunConfig.load(str(config))
     assert (loaded.screen.cell_types, loaded.screen.image_size) == (("HUVEC", "RPE"), SIZE)
     assert loaded.backbones == RunConfig.load("cpu-small").backbones, "small images: the preset for CPUs"
-    assert loaded.folds.count == len(LABELLED)
+    assert check_screen(loaded, ScreenDirectory(tiny.root), None).plates
     assert inspect_screen(ScreenDirectory(tiny.root), loaded.screen).findings == ()
 
 
@@ -123,6 +127,46 @@ def test_a_configuration_keeps_its_word_or_takes_the_tables(tmp_path: Path):
         start = yaml.safe_load(inspect_screen(ScreenDirectory(tmp_path), form).config)
         assert start["screen"].get("perturbation_name", "siRNA") == expected
         assert ("perturbation_name" in start["screen"]) == (expected != "siRNA")
+
+
+def sample_sheet(root: Path, wells: Mapping[str, str]) -> Path:
+    """A screen of one image and a sample sheet with the label of each well of E; a well is `PLATE WELL`."""
+    root.mkdir()
+    rows = [f"E,{place.replace(' ', ',')},1,treatment,{label},HUVEC,a.png" for place, label in wells.items()]
+    header = "experiment,plate,well,site,role,perturbation,cell_type,path_a"
+    (root / "samplesheet.csv").write_text("\n".join([header, *rows, ""]))
+    write_png(root / "a.png", np.zeros((SIZE, SIZE), np.uint8))
+    return root
+
+
+def doubts(*arguments: object) -> dict[str, list[str]]:
+    """The places of what is doubtful, by the first words."""
+    warnings: Any = check(*arguments)["warnings"]
+    return {" ".join(each["what"].split()[:4]): each["first"] for each in warnings}
+
+
+def test_written_folds_fit_few_wells_and_others_are_refused_as_by_a_run(tmp_path: Path):
+    root = sample_sheet(tmp_path / "screen", {"P A01": "x", "P A02": "x", "P A03": "y"})
+    config = tmp_path / "start.yaml"
+    found = doubts(root, "--write-config", config)
+    assert found == {"labels of a single": ["y"]}, "which no fold can score"
+    loaded = RunConfig.load(str(config))
+    assert loaded.folds.count == 3
+    check_screen(loaded, ScreenDirectory(root), None)
+    assert doubts(root, "--config", config, "--set", "folds.count=1") == {}, "scores nothing"
+    (error,) = check(root, "--config", config, "--set", "folds.count=5", code=2)["errors"]  # type: ignore[misc]
+    with pytest.raises(InputError) as refused:
+        check_screen(loaded.changed(["folds.count=5"], "--set"), ScreenDirectory(root), None)
+    assert error["what"] == str(refused.value)
+
+
+def test_plates_of_one_label_are_doubtful_until_images_are_standardised_by_themselves(tmp_path: Path):
+    wells = {f"{plate} A0{n}": plate for plate in ("P", "Q") for n in (1, 2)}
+    root = sample_sheet(tmp_path / "screen", {**wells, "R A01": "P", "R A02": "Q"})
+    config = tmp_path / "start.yaml"
+    assert doubts(root, "--write-config", config) == {"plates of a single": ["E plate P", "E plate Q"]}
+    assert RunConfig.load(str(config)).standardise.domain == "image"
+    assert doubts(root, "--config", config) == {}
 
 
 def test_what_is_no_screen_is_said_with_what_was_looked_for(tmp_path: Path):

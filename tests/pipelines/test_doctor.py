@@ -65,6 +65,14 @@ def test_a_given_configuration_that_trains_xception_from_random_weights_is_warne
         assert all("backbones.0.weights" in each["message"] for each in found)
 
 
+def test_a_given_configuration_whose_files_are_missing_fails_as_its_run_would(no_torch: RunConfig) -> None:
+    config = no_torch.changed(["backbones.0.weights=nofile.pt"], "--set")
+    for trains, code in ((True, 2), (False, 0)):
+        shown = io.StringIO()
+        assert doctor.run_doctor(config, None, None, Console(file=shown, width=300), trains=trains) == code
+        assert ("backbones[0].weights: there is no file nofile.pt" in shown.getvalue()) == trains
+
+
 def test_a_good_store_passes_and_is_left_empty(either_store: ObjectStore) -> None:
     findings = found(doctor.check_store(either_store))
     assert list(findings) == OPERATIONS

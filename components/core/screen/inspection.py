@@ -44,7 +44,7 @@ class Inspection:
     findings: tuple[Finding, ...]  # what is wrong first, then what is doubtful
     screen: Screen | None = None  # its tables; None if they cannot be read
     summary: dict[str, Any] = field(default_factory=dict)  # numbers and names, for people and as JSON
-    config: str = ""  # a configuration to start from, YAML; empty if the screen cannot be read
+    config: str = ""  # a configuration to start from but for its folds, YAML; empty if the screen cannot be read
 
     @property
     def wrong(self) -> bool:
@@ -104,26 +104,12 @@ def _layout_name(source: ScreenSource, config: ScreenConfig) -> str:
 
 
 def _labels(screen: Screen) -> list[Finding]:
-    """Findings on labels and controls."""
+    """A finding if there are too few labels to train on."""
     findings = []
     labels = screen.vocabulary.treatments
     if len(labels) < 2:
         found = f"one label, {labels[0]}" if labels else "no labelled treatment"
         findings.append(Finding(True, f"the screen has {found}: at least two labels are needed to train on"))
-    bare = [plate.name for plate in screen.plates if all(well.role == "treatment" for well in plate.wells)]
-    if bare:
-        what = "plates without control wells: statistics must come from all wells (standardise.wells)"
-        findings.append(Finding(False, what, tuple(bare)))
-    one = [
-        plate.name
-        for plate in screen.plates
-        if len({well.perturbation for well in plate.wells if well.perturbation and well.role == "treatment"}) == 1
-    ]
-    if one:
-        what = (
-            "plates of a single perturbation: statistics of all wells of a plate hide what it does (standardise.domain)"
-        )
-        findings.append(Finding(False, what, tuple(one)))
     return findings
 
 
@@ -288,7 +274,6 @@ def _starting_config(
         word = next((word for part, word in _WORDS.items() if part in column.lower()), "perturbation")
         if word != config.perturbation_name:
             section["perturbation_name"] = word
-    labelled = len({plate.experiment for plate in screen.training_plates})
     name = re.sub(r"[^A-Za-z0-9]+", "-", source.address().rstrip("/").rpartition("/")[2]).strip("-")[:30] or "screen"
     parts = ["# Written by cellsignal check-screen; docs/configuration.md lists all fields.\n"]
     parts.append(yaml.safe_dump({"name": name}, sort_keys=False))
@@ -297,6 +282,4 @@ def _starting_config(
         preset = "extends: cpu-small  # minutes on CPUs"
     parts.append(f"{preset}; without this line, the published networks and schedule, days on GPUs\n")
     parts.append(yaml.safe_dump({"screen": section}, sort_keys=False, default_flow_style=None, width=120))
-    count = labelled if 1 < labelled < 5 else 5
-    parts.append(f"folds: {{count: {count}}}  # 1 learns all labels, but gives no out-of-fold scores\n")
     return "".join(parts)

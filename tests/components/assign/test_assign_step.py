@@ -65,6 +65,9 @@ def test_an_unclear_arrangement_is_assigned_among_all_treatments_or_rejected(cas
     tables, summary = case.run(min_margin=1e6)
     assert {(entry["accepted"], entry["groups"]) for entry in summary["experiments"]} == {(False, None)}
     assert any("HUVEC-03 (unlabelled)" in warning for warning in summary["warnings"])
+    (uncalibrated,) = [warning for warning in summary["warnings"] if "not calibrated" in warning]
+    assert "(group)" in uncalibrated
+    assert "no out-of-fold well with a plate group" in uncalibrated
     table = tables["unlabelled"]
     assert table["perturbation"].is_unique
     assert table["group_perturbation"].equals(table["raw_perturbation"])

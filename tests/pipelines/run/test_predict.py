@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
+from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.object_store import ObjectStore
+from pipelines.run.predict_request import CheckedPrediction, PredictRequest, check_prediction
 from tests.components.core.registry.finished_run import FinishedRun
 from tests.pipelines.tiny_run import Cellsignal
 
@@ -78,6 +81,22 @@ def test_rejects_a_spoiled_model_and_leaves_nothing(lab: Lab, how: str) -> None:
     spoil, message = SPOILED[how]
     spoil(lab, lab.model.key(lab.model.networks[0].path))
     assert message in lab.refused("--experiments", "HUVEC-03")
+
+
+def test_new_plates_are_read_in_their_own_layout_unless_one_is_given(lab: Lab) -> None:
+    config = lab.model.run_config().changed(["screen.layout=samplesheet"], "test")
+    lab.spoil_manifest(config=json.loads(config.model_dump_json()))
+    source, truth = ScreenDirectory(lab.usual["--screen"]), None
+
+    def checked(*changes: str) -> CheckedPrediction:
+        request = PredictRequest(lab.address(lab.model.short), changes=changes, experiments=("HUVEC-03",))
+        return check_prediction(request, request.store(), lab.store, source, truth)
+
+    found = checked()
+    assert (found.config.screen.layout, len(found.screen.plates)) == ("auto", 2), "the Kaggle layout is found"
+    assert checked("screen.layout=kaggle").config.screen.layout == "kaggle"
+    with pytest.raises(InputError, match=r"samplesheet\.csv: cannot be read"):
+        checked("screen.layout=samplesheet")
 
 
 @pytest.mark.slow
