@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from components.core.config import MeanTeacherConfig, RunConfig
+from components.core.config import RunConfig
 from components.core.config.method import XCEPTION
 from components.core.errors import InputError
 from components.core.label_tables import matched_labels, read_label_table
@@ -86,7 +86,6 @@ def check_configured(config: RunConfig, found: Screen, truth: Path | None) -> No
     Raises:
         InputError: names the option, row or field, and what to do.
     """
-    _check_ratio(config)
     check_controls(found.plates, config.standardise, config.batch_norm)
     check_sphering(found.plates, config.embeddings, config.backbones)
     check_folds(config, found.training_experiments())
@@ -142,14 +141,6 @@ def weights_remarks(config: RunConfig) -> list[str]:
         for n, backbone in enumerate(config.backbones)
         if backbone.model_copy(update={"depthwise_init": XCEPTION.depthwise_init}) == XCEPTION
     ]
-
-
-def _check_ratio(config: RunConfig) -> None:
-    for cell_type in config.mean_teacher.ratio:
-        if cell_type not in (*config.screen.cell_types, *MeanTeacherConfig().ratio):
-            raise InputError(
-                f"mean_teacher.ratio names {cell_type!r}, which is not in screen.cell_types; correct one of them"
-            )
 
 
 def screen_source(screen: str) -> ScreenSource:
@@ -252,7 +243,6 @@ def _check_fused(source: str, path: Path, screen: Screen, column: str) -> None:
 
 
 def _check_simulated(config: RunConfig) -> None:
-    _check_ratio(config)
     simulate, screen = config.simulate, config.screen
     size, images = experiment_size(simulate), config.section(SimulationSettings).images
     experiments = sum(simulate.labelled.values()) + sum(simulate.unlabelled.values())

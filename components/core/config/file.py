@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from itertools import groupby
@@ -46,11 +48,20 @@ def find_config(name_or_file: str, named_in: Path | None = None) -> Path:
     path = Path(name_or_file)
     if path.is_file():
         return path
-    names = ", ".join(sorted(p.stem for p in shipped_configs().glob("*.yaml")))
-    raise InputError(f"config {name_or_file!r}: no such file, nor one of the shipped configurations ({names})")
+    names = sorted(p.stem for p in shipped_configs().glob("*.yaml"))
+    near = [f"; did you mean {name}?" for name in get_close_matches(name_or_file, names, n=1)]
+    where, folder = ("", "") if named_in is None else (f"{named_in}: ", f" in {named_in.parent} or {Path.cwd()}")
+    raise InputError(
+        f"{where}config {name_or_file!r}: no such file{folder}, nor one of the shipped configurations "
+        f"({', '.join(names)}){''.join(near)}"
+    )
 
 
-def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> S:
+Files = Sequence[tuple[Path, Mapping[str, Any]]]
+"""A configuration's file and its content, after those that it extends."""
+
+
+def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = (), files: Files = ()) -> S:
     """Validates plain data as a model; all mistakes become one line.
 
     Args:
@@ -58,6 +69,7 @@ def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> 
         data: plain data, changes applied.
         source: name of the data in messages.
         changes: KEY=VALUE of --set; a mistake in one of them is reported with the change, not with the source.
+        files: what the data were read from; a mistake is reported with the file that has it.
 
     Raises:
         InputError: with the source, the field, the expected and the actual value.
@@ -65,39 +77,96 @@ def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> 
     if not isinstance(data, Mapping):
         raise InputError(f"{source}: expected a mapping of sections, got {type(data).__name__}")
     try:
-        return cls.model_validate(data)
+        model = cls.model_validate(data)
     except ValidationError as error:
         errors = error.errors()
         # A list whose only items are wrong counts as too short as well.
         lists = {each["loc"][: depth + 1] for each in errors for depth in range(len(each["loc"]) - 1)}
         errors = [each for each in errors if each["type"] != "too_short" or each["loc"] not in lists]
-        found = [(_origin(e["loc"], source, changes), _explain(e, cls)) for e in errors]
-        # Consecutive mistakes of one source are listed under one name.
-        groups = [(origin, [text for _, text in group]) for origin, group in groupby(found, key=itemgetter(0))]
-        raise InputError("; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in groups)) from None
+        found = [(e["loc"], _explain(e, cls, ["extends"] if files else [])) for e in errors]
+    else:
+        found = list(_booleans_as_numbers(data, model.model_dump()))
+        if not found:
+            return model
+    raise refusal(found, source, changes, files)
 
 
-def _origin(location: Sequence[int | str], source: str, changes: Sequence[str]) -> str:
-    """The last change that set a field or a parent of it, else the source; with the last change inside the field, if any."""
+def refusal(
+    found: Iterable[tuple[Sequence[int | str], str]], source: str, changes: Sequence[str], files: Files
+) -> InputError:
+    """The error of mistakes, each with its location; consecutive ones of one source are listed under one name."""
+    located = [(_origin(location, source, changes, files), text) for location, text in found]
+    groups = [(origin, [text for _, text in group]) for origin, group in groupby(located, key=itemgetter(0))]
+    return InputError("; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in groups))
+
+
+def _origin(location: Sequence[int | str], source: str, changes: Sequence[str], files: Files) -> str:
+    """The last change that set a field or a parent of it, else the last file that has it, else the source.
+
+    A file or source comes with the last change inside the field, if any.
+    """
     field = [str(part) for part in location]
     keys = [(change, change.partition("=")[0].split(".")) for change in reversed(changes)]
     for change, key in keys:
         if field[: len(key)] == key:
             return f"--set {change}"
     inside = [f" with --set {change}" for change, key in keys if field and key[: len(field)] == field]
-    return source + "".join(inside[:1])
+    having = [str(path) for path, content in files if _gives(content, field)]
+    return [source, *having][-1] + "".join(inside[:1])
 
 
-def _explain(error: Any, cls: type[BaseModel]) -> str:
-    field = ".".join(str(part) for part in error["loc"]) or "config"
+def _gives(content: Mapping[str, Any], field: Sequence[str]) -> bool:
+    """Whether a file gives a section or, of a section of fields, this field."""
+    section = content.get(field[0]) if field else None
+    return section is not None and (len(field) == 1 or not isinstance(section, dict) or field[1] in section)
+
+
+def _booleans_as_numbers(given: Any, taken: Any, location: tuple[int | str, ...] = ()) -> Iterator[tuple[Any, str]]:
+    """The booleans (YAML's true, yes, on) of plain data that a model has taken as the numbers 0 and 1."""
+    if isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
+        yield location, f"{'.'.join(map(str, location))}: input should be a number, got {_shown(given)}"
+    elif isinstance(given, Mapping) and isinstance(taken, Mapping):
+        for key, value in given.items():
+            yield from _booleans_as_numbers(value, taken.get(key), (*location, key))
+    elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        for n, (value, own) in enumerate(zip(given, taken, strict=False)):
+            yield from _booleans_as_numbers(value, own, (*location, n))
+
+
+_PLAIN_WORDS = {
+    "tuple_type": "input should be a list",
+    "dict_type": "input should be a section of KEY: VALUE",
+    "model_type": "input should be a section of KEY: VALUE",
+    "string_type": "input should be text",
+    "bool_type": "input should be true or false",
+    "bool_parsing": "input should be true or false",
+}
+"""What pydantic calls a valid tuple, dictionary, instance, string or boolean, by its types of errors."""
+
+
+def _explain(error: Any, cls: type[BaseModel], other_keys: Sequence[str]) -> str:
+    # pydantic adds which of several types it tried.
+    field = ".".join(str(part) for part in error["loc"] if not _TRIED_TYPE.fullmatch(str(part))) or "config"
     if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"], cls), n=1)
+        known = _keys_beside(error["loc"], cls) + (list(other_keys) if len(error["loc"]) == 1 else [])
+        near = get_close_matches(str(error["loc"][-1]), known, n=1)
         return f"{field}: unknown key; " + (f"did you mean {near[0]}?" if near else "remove it or correct its spelling")
-    message = error["msg"].removeprefix("Value error, ")
+    message = _PLAIN_WORDS.get(error["type"], error["msg"]).removeprefix("Value error, ")
+    if error["type"] in ("too_short", "too_long"):
+        message = message.replace("Tuple", "list").replace(" after validation", "")
     message = message[0].lower() + message[1:]
     given = error.get("input")
-    shown = "" if isinstance(given, Mapping) or error["type"] in ("missing", "value_error") else f", got {given!r}"
+    hidden = isinstance(given, Mapping) or error["type"] in ("missing", "value_error")
+    shown = "" if hidden else f", got {_shown(given)}"
     return f"{field}: {message}{shown}" if error["loc"] else f"{message}{shown}"
+
+
+_TRIED_TYPE = re.compile(r"int|float|str|bool|constrained-\w+|(tuple|literal|list|dict)\[.*\]")
+
+
+def _shown(given: Any) -> str:
+    """A value as in YAML where Python's word differs."""
+    return json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
 
 
 def _keys_beside(location: Sequence[int | str], cls: type[BaseModel]) -> list[str]:
@@ -151,10 +220,8 @@ def read_yaml(path: Path) -> Any:
     return {} if data is None else data
 
 
-def read_config(name_or_file: str, extended_by: tuple[Path, ...] = ()) -> Any:
-    """The content of a configuration's file, over that of the configuration that its `extends` names, section by section.
-
-    Fields replace the fields of the same section; a field that is a mapping or a list is replaced whole.
+def read_config(name_or_file: str, extended_by: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A configuration's file and its content, after those of the configurations that it extends.
 
     Args:
         name_or_file: a shipped configuration, or a path; that in `extends` is relative to the file's folder.
@@ -167,18 +234,27 @@ def read_config(name_or_file: str, extended_by: tuple[Path, ...] = ()) -> Any:
     if path.resolve() in [each.resolve() for each in extended_by]:
         raise InputError(f"{path}: extends itself, by {' and '.join(str(each) for each in extended_by)}")
     data = read_yaml(path)
-    if extended_by and not isinstance(data, dict):
+    if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping of sections, got {type(data).__name__}")
-    if not isinstance(data, dict) or "extends" not in data:
-        return data
+    if "extends" not in data:
+        return [(path, data)]
     base = data.pop("extends")
     if not isinstance(base, str):
         raise InputError(f"{path}: extends: expected the name or file of a configuration, got {base!r}")
-    merged = read_config(base, (*extended_by, path))
-    for section, content in data.items():
-        earlier = merged.get(section)
-        merged[section] = earlier | content if isinstance(earlier, dict) and isinstance(content, dict) else content
-    return merged
+    return [*read_config(base, (*extended_by, path)), (path, data)]
+
+
+def merged(files: Files) -> dict[str, Any]:
+    """Contents over those of the files that they extend, section by section.
+
+    Fields replace the fields of the same section; a field that is a mapping or a list is replaced whole.
+    """
+    data: dict[str, Any] = {}
+    for _, contents in files:
+        for section, content in contents.items():
+            earlier = data.get(section)
+            data[section] = earlier | content if isinstance(earlier, dict) and isinstance(content, dict) else content
+    return data
 
 
 def apply_change(data: Any, change: str, defaults: Any = None) -> None:

@@ -103,10 +103,10 @@ class AugmentConfig(FrozenModel):
         (0.8, 0.99),
         description="smallest and largest side of the hard view's crop, as a fraction of the image; the crop is resized back",
     )
-    zoom: tuple[Positive, Fraction] = Field(
+    zoom: tuple[Annotated[float, Field(ge=0.1)], Fraction] = Field(
         (1.0, 1.0),
-        description="smallest and largest side of a random square crop in every view, as a fraction of the image, resized back: "
-        "(0.5, 1) shows cells at up to twice their size; (1, 1) crops nothing",
+        description="smallest and largest side of a random square crop in every view, as a fraction of the image, 0.1 at least, "
+        "resized back: (0.5, 1) shows cells at up to twice their size; (1, 1) crops nothing",
     )
     cutmix: NonNegative = Field(
         0.0,
@@ -177,6 +177,11 @@ class BackboneConfig(FrozenModel):
                 f"backbone {self.name}: model {self.model!r} has a scheme; give a name that timm itself knows"
             )
         return self
+
+    @property
+    def smallest_input(self) -> int:
+        """Smallest side of an image that pooling between the stages of kind plain leaves a pixel of; 1 for other kinds."""
+        return 2 ** (len(self.stages) - 1) if self.kind == "plain" else 1
 
 
 XCEPTION = BackboneConfig(name="xception")

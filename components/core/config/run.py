@@ -17,14 +17,16 @@ from pydantic import Field, field_validator, model_validator
 from components.core.config.cluster import ClusterConfig
 from components.core.config.file import (
     Count,
+    Files,
     Fraction,
     FrozenModel,
     NonNegative,
     Positive,
     apply_change,
-    find_config,
+    merged,
     parse,
     read_config,
+    refusal,
 )
 from components.core.config.method import (
     NAMED_BACKBONES,
@@ -41,6 +43,7 @@ from components.core.config.method import (
     PriorConfig,
     StandardiseConfig,
 )
+from components.core.config.unused import unused_settings
 from components.core.errors import InputError
 from components.core.files import cache_folder
 
@@ -629,15 +632,19 @@ class RunConfig(FrozenModel):
         """Reads a configuration by name (`demo`) or file, then applies `KEY=VALUE` changes.
 
         A file may extend another: `extends: demo`, a name or a path beside it. A backbone may be given by name: one of the
-        file's own, `xception` or `xception_large`.
+        file's own or of those that it extends, `xception` or `xception_large`.
 
         Raises:
-            InputError: no such file, not YAML, an unknown key, a wrong type or an invalid combination.
+            InputError: no such file, not YAML, an unknown key, a wrong type, an invalid combination or a setting that is not used.
         """
-        data, source = read_config(name_or_file), str(find_config(name_or_file))
-        _name_backbones(data, _known_backbones(data), source)
+        files, changes = read_config(name_or_file), tuple(changes)
+        data, source = merged(files), str(files[-1][0])
+        _name_backbones(data, _known_backbones(*(content for _, content in files)), source)
         # Validated after the changes, which may repair or complete the file.
-        return _changed(data, tuple(changes), source, cls().model_dump(mode="json"))
+        config = _changed(data, changes, source, cls().model_dump(mode="json"), files)
+        if unused := list(unused_settings(config)):
+            raise refusal(unused, source, changes, files)
+        return config
 
     def changed(self, changes: Sequence[str], source: str) -> RunConfig:
         """The configuration after `KEY=VALUE` changes.
@@ -661,20 +668,22 @@ def result_config(config: RunConfig) -> str:
     return config.model_dump_json(exclude=set(NO_EFFECT_ON_RESULTS))
 
 
-def _changed(data: Any, changes: Sequence[str], source: str, defaults: Any = None) -> RunConfig:
-    known = _known_backbones(data)
+def _changed(data: Any, changes: Sequence[str], source: str, defaults: Any = None, files: Files = ()) -> RunConfig:
+    known = _known_backbones(*(content for _, content in files), data)
     for change in changes:
         apply_change(data, change, defaults)
         _name_backbones(data, known, f"--set {change}")
-    return parse(RunConfig, data, source=source, changes=changes)
+    return parse(RunConfig, data, source=source, changes=changes, files=files)
 
 
-def _known_backbones(data: Any) -> dict[str, Any]:
-    """The backbones that can be given by name: the two Xceptions, and those that the data define."""
-    given = data.get("backbones") if isinstance(data, dict) else None
-    own = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
-    named = {item["name"]: item for item in own if isinstance(item.get("name"), str)}
-    return {**{name: backbone.model_dump(mode="json") for name, backbone in NAMED_BACKBONES.items()}, **named}
+def _known_backbones(*contents: Any) -> dict[str, Any]:
+    """The backbones that can be given by name: the two Xceptions, and those that the data define, the last of a name."""
+    known = {name: backbone.model_dump(mode="json") for name, backbone in NAMED_BACKBONES.items()}
+    for data in contents:
+        given = data.get("backbones")
+        own = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+        known |= {item["name"]: item for item in own if isinstance(item.get("name"), str)}
+    return known
 
 
 def _name_backbones(data: Any, known: Mapping[str, Any], source: str) -> None:

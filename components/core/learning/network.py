@@ -186,7 +186,12 @@ class Classifier(nn.Module):
 
 
 def build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
-    """A backbone and the size of its embedding; raises InputError for an unknown or unsuitable timm model."""
+    """A backbone and the size of its embedding; raises InputError for an unknown timm model, or images that it cannot take."""
+    if image_size < config.smallest_input:
+        raise InputError(
+            f"images of {image_size} x {image_size} pixels (screen.image_size, bin and crop) are too small for the strides of "
+            f"backbone {config.name}, from {config.smallest_input} x {config.smallest_input} on; give fewer stages"
+        )
     if config.kind == "timm":
         return _build_timm(config, channels, image_size)
     network = Plain(config, channels) if config.kind == "plain" else Xception(config, channels)

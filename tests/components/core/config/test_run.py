@@ -78,6 +78,20 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("seed: -1\nscreen: {}\nseed: 2", "run.yaml line 3: not valid YAML (seed appears twice)"),
         ("a: [1", "run.yaml line 1: not valid YAML ("),
         ("seed: 4294967296", "seed: input should be less than 4294967296"),
+        ("extend: demo", "extend: unknown key; did you mean extends?"),
+        ("augment: {cutmix: true}", "augment.cutmix: input should be a number, got true"),
+        ("pretrain: {class_balance: yes}", "pretrain.class_balance: input should be a number, got true"),
+        ("pretrain: {learning_rates: [1, true, 1]}", "pretrain.learning_rates.1: input should be a number, got true"),
+        (
+            "simulate: {labelled: {RPE: off}}",
+            "simulate.labelled.RPE: input should be greater than or equal to 1, got false",
+        ),
+        ("pretrain: {milestones: 3}", "pretrain.milestones: input should be a list, got 3"),
+        ("pretrain: 3", "pretrain: input should be a section of KEY: VALUE, got 3"),
+        ("mean_teacher: {ratio: 3}", "mean_teacher.ratio: input should be a section of KEY: VALUE, got 3"),
+        ("standardise: {robust: perhaps}", "standardise.robust: input should be true or false, got 'perhaps'"),
+        ("screen: {image_size: [1, 2, 3]}", "screen.image_size: list should have at most 2 items, not 3"),
+        ("augment: {zoom: [0.01, 1]}", "augment.zoom.0: input should be greater than or equal to 0.1, got 0.01"),
     ],
 )
 def test_an_error_is_one_line_that_names_file_and_field(tmp_path, text, message):
@@ -85,6 +99,63 @@ def test_an_error_is_one_line_that_names_file_and_field(tmp_path, text, message)
     assert found.startswith(str(tmp_path / "run.yaml"))
     assert message in found
     assert "after validation" not in found  # a list with wrong items alone is not called empty, too
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "backbones: [{name: a, stages: [[8], [16]]}]",
+            "backbone a: stages is of kind plain; set kind to plain, or give the backbone without stages",
+        ),
+        (
+            "backbones: [{name: a, kind: plain, stem: 8, exit: [1, 2, 3]}]",
+            "backbone a: stem and exit are of kind xception; set kind to xception, or give the",
+        ),
+        (
+            "backbones: [{name: a, kind: timm, model: b, stages: [[8]], middle_blocks: 2}]",
+            "backbone a: middle_blocks is of kind xception; set kind to xception",
+        ),
+        (
+            "{screen: {image_size: 31, bin: 2}, backbones: [{name: a, kind: plain, stages: [[1], [1], [1], [1], [1]]}]}",
+            "backbone a: 5 stages take images from 16 x 16 pixels on, but networks see 15 x 15 (screen.image_size, bin and",
+        ),
+        ("{screen: {crop: 7}, backbones: [{name: a, kind: plain}]}", "from 8 x 8 pixels on, but networks see 7 x 7"),
+        (
+            "standardise: {domain: none, robust: true}",
+            "standardise: robust has no meaning with domain none; set robust",
+        ),
+        ("batch_norm: {statistics: controls}", "batch_norm: statistics controls has no meaning with domain none; set"),
+        (
+            "mean_teacher: {pseudo_labels: none, pseudo_label_choice: assignment}",
+            "mean_teacher: pseudo_label_choice assignment is of hard pseudo-labels; set pseudo_labels to hard, or",
+        ),
+        (
+            "embeddings: {enabled: false, sphering: controls}",
+            "embeddings: sphering needs embeddings; set enabled to true",
+        ),
+        (
+            "{screen: {cell_types: [HeLa]}, mean_teacher: {ratio: {HeLa: 1, HELA: 2, RPE: 0.5}}}",
+            "run.yaml: mean_teacher.ratio names 'HELA', which is not in screen.cell_types; correct one of them",
+        ),
+    ],
+)
+def test_settings_that_nothing_uses_are_refused_where_people_write_them(tmp_path: Path, text: str, message: str):
+    found = error(tmp_path, text)
+    assert found.startswith(str(tmp_path / "run.yaml"))
+    assert message in found
+    RunConfig.model_validate(yaml.safe_load(text))  # stored runs that have them stay readable
+
+
+def test_settings_that_just_suffice_are_used(tmp_path: Path):
+    text = "{screen: {image_size: 33, bin: 2}, backbones: [{name: a, kind: plain, stages: [[1], [1], [1], [1], [1]]}]}"
+    assert RunConfig.load(write(tmp_path, text)).backbones[0].smallest_input == 16
+    dumped = RunConfig.load("cpu-small").dump()
+    assert RunConfig.load(write(tmp_path, dumped), ["backbones.0={name: a, kind: timm, model: b}"])
+    with pytest.raises(
+        InputError, match=r"run\.yaml with --set backbones\.0\.kind=xception: .*stages is of kind plain"
+    ):
+        RunConfig.load(write(tmp_path, dumped), ["backbones.0.kind=xception"])
 
 
 def test_reports_all_mistakes_at_once(tmp_path):
@@ -131,7 +202,7 @@ def test_changes_apply_in_order_and_reach_lists_and_new_sections(tmp_path):
         ("backbones.1=1", "--set 'backbones.1=1': backbones has 1 item, counted from 0; got 1"),
         ("seeds=1", "seeds: unknown key"),
         ("backbones.0.stems=1", "backbones.0.stems: unknown key"),
-        ("pretrain.epochs=", "pretrain.epochs: input should be a valid integer, got None"),
+        ("pretrain.epochs=", "pretrain.epochs: input should be a valid integer, got null"),
     ],
 )
 def test_an_invalid_change_is_one_line(tmp_path, change, message):
@@ -156,7 +227,9 @@ SECTIONS = st.fixed_dictionaries(
             {"image_size": st.integers(1, 4096), "holdout_experiments": st.lists(st.text())}
         ),
         "augment": st.fixed_dictionaries({"shift": st.floats(0, 1), "erase_area": st.just((0.1, 0.2))}),
-        "mean_teacher": st.fixed_dictionaries({"ratio": st.dictionaries(st.text(), st.floats(1e-300, 1e300))}),
+        "mean_teacher": st.fixed_dictionaries(
+            {"ratio": st.dictionaries(st.sampled_from(["RPE", "U2OS"]), st.floats(1e-300, 1e300))}
+        ),
         "backbones": st.lists(
             st.builds(BackboneConfig, name=st.from_regex(r"[a-z0-9_]{1,9}", fullmatch=True), stem=st.integers(1, 99)),
             min_size=1,
@@ -376,8 +449,32 @@ def test_a_file_that_extends_another_replaces_fields_of_sections(tmp_path: Path)
 
 def test_what_extends_a_file_can_be_wrong_in(tmp_path: Path) -> None:
     assert "extends itself" in error(tmp_path, "extends: run.yaml")
-    assert "no such file" in error(tmp_path, "extends: nothing")
+    found = error(tmp_path, "extends: cpu-smal")
+    assert f"{tmp_path / 'run.yaml'}: config 'cpu-smal': no such file in {tmp_path} or {Path.cwd()}, nor" in found
+    assert found.endswith("did you mean cpu-small?")
     assert "extends: expected the name or file" in error(tmp_path, "extends: [demo]")
     (tmp_path / "list.yaml").write_text("- demo")
     assert "list.yaml: expected a mapping of sections, got list" in error(tmp_path, "extends: list.yaml\nseed: 1")
     assert "extends itself" in error(tmp_path, f"extends: ../{tmp_path.name}/run.yaml"), "by another path"
+
+
+def test_a_mistake_is_reported_with_the_file_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("seed: -1\npretrain: {epochs: 0, batch_size: 0}")
+    found = error(tmp_path, "extends: base.yaml\nname: a b\npretrain: {batch_size: -1}", "seed=-2")
+    base, run = tmp_path / "base.yaml", tmp_path / "run.yaml"
+    assert f"{base}: pretrain.epochs: input should be greater than or equal to 1, got 0" in found
+    assert f"{run}: pretrain.batch_size: input should be greater than or equal to 1, got -1" in found
+    assert f"{run}: name: " in found
+    assert "--set seed=-2: seed: " in found
+
+
+def test_backbones_of_an_extended_file_may_be_given_by_name(tmp_path: Path) -> None:
+    both = RunConfig.load("demo").backbones
+    path = write(tmp_path, "extends: demo\nbackbones: [plain_slim]")
+    assert RunConfig.load(path).backbones == both[1:]
+    assert RunConfig.load(path, ["backbones=[plain, plain_slim]"]).backbones == both
+    (tmp_path / "run.yaml").write_text("extends: demo\nbackbones: [{name: plain, stem: 3}, plain_slim]")
+    assert RunConfig.load(path, ["backbones=[plain]"]).backbones == (BackboneConfig(name="plain", stem=3),)
+    assert "known names are xception, xception_large, plain, plain_slim" in error(
+        tmp_path, "extends: demo\nbackbones: [slim]"
+    )

@@ -60,6 +60,9 @@ def test_images_too_small_for_the_stages_are_an_error():
     config = BackboneConfig(name="p", kind="plain", stages=((4,), (4,), (4,), (4,)))
     with pytest.raises(InputError, match=r"7 x 7 pixels .* too small for the strides of backbone p"):
         measure_size(config, 6, 7)
+    with pytest.raises(InputError, match=r"7 x 7 pixels .* too small .* backbone p, from 8 x 8 on"):
+        Classifier(config, HeadConfig(), classes=5, image_size=7)
+    assert measure_size(config, 6, 8).embedding == 4
 
 
 @pytest.mark.parametrize(
