@@ -274,12 +274,13 @@ def ablation(
 ) -> None:
     """Compares changes of a configuration by accuracy and cost, on several kinds of screen.
 
-    The same command with the same --out resumes.
+    The same command with the same --out resumes; other screens, rows and seeds are added to its table.
     """
     from pipelines.studies.ablation import SHIPPED, read_study, run_ablation
 
-    found = read_study(study or SHIPPED, path or [], screens or [], rows or [])
-    run_ablation(found, seeds or ["1"], set or [], store, out)
+    file = study or SHIPPED
+    found = read_study(file, path or [], screens or [], rows or [])
+    run_ablation(file, found, seeds or ["1"], set or [], store, out)
 
 
 @app.command()

@@ -20,18 +20,18 @@ import pandas as pd
 from pydantic import Field
 from rich.table import Table
 
-from components.core.command import list_items, number_items
+from components.core.command import list_items
 from components.core.config import FrozenModel, RunConfig, find_config, parse
-from components.core.config.file import read_yaml
+from components.core.config.file import read_config, read_yaml
 from components.core.errors import InputError
-from components.core.files import write_atomically
+from components.core.files import scheme_of, write_atomically
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import whole_address
 from pipelines.images.code_version import code_version
 from pipelines.options import console_of_terminal, with_store
 from pipelines.studies.growth import accuracy
-from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study, summary
+from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study, study_seeds, summary
 
 SHIPPED = Path(__file__).with_name("ablation.yaml")
 SCHEMA = 1
@@ -82,13 +82,24 @@ def read_study(file: Path, paths: Sequence[str], screens: Sequence[str], rows: S
         rows: values of --rows; none: all.
 
     Raises:
-        InputError: a mistake in the file, an unknown name, or a screen whose folder is not given.
+        InputError: a mistake in the file, an unknown name, or a screen whose folder is not given or does not exist.
     """
     study = parse(AblationStudy, read_yaml(file), str(file))
+    for what, named in (("row", study.rows), ("screen", study.screens)):
+        if unusable := [name for name in named if "," in name]:
+            raise InputError(
+                f"{file}: {what} {unusable[0]!r}: --{what}s takes commas as separators; choose another name"
+            )
+    for name, screen in study.screens.items():
+        if unknown := [row for row in screen.without if row not in study.rows]:
+            raise InputError(f"{file}: screen {name!r}: without: there is no row {unknown[0]!r}; correct or remove it")
     for each in paths:
         if not all(each.partition("=")):
             raise InputError(f"--path {each!r}: expected NAME=DIR")
     folders = dict(each.split("=", 1) for each in paths)
+    for name, folder in folders.items():
+        if not scheme_of(folder) and not Path(folder).is_dir():
+            raise InputError(f"--path {name}={folder}: no such folder")
     screens, rows = (list_items(f"--{name}", items) for name, items in (("screens", screens), ("rows", rows)))
     for option, wanted, known in (("--screens", screens, study.screens), ("--rows", rows, study.rows)):
         if unknown := [name for name in wanted if name not in known]:
@@ -131,12 +142,40 @@ def _filled(value: Any, paths: Mapping[str, str]) -> Any:
     return re.sub(r"\{(\w+)\}", lambda found: paths.get(found[1], found[0]), value) if isinstance(value, str) else value
 
 
+def _load(file: Path, study: AblationStudy, row: str, screen: str, changes: Sequence[str]) -> RunConfig:
+    """The configuration of a row on a screen, which has the wells that are scored; `changes` come after the study's.
+
+    Raises:
+        InputError: a mistake, with the study file, row and screen.
+    """
+    kind, place = study.screens[screen], f"{file}: row {row!r}, screen {screen!r}: "
+    own = [*study.set, *kind.set, *study.rows[row]]
+    try:
+        config = RunConfig.load(study.config, [*own, *changes])
+    except InputError as error:
+        RunConfig.load(study.config)  # a mistake in that file is its own
+        sources = "|".join(re.escape(str(path)) for path, _ in read_config(study.config))
+        message = str(error)
+        for change in own:  # they are the file's, not of a --set
+            message = re.sub(rf"((?:{sources}) with )?--set {re.escape(change)}: ", "", message)
+            message = message.replace(f"--set {change!r}", repr(change))
+        raise InputError(place + re.sub(f"(?:{sources}): ", "", message)) from None
+    if kind.screen is None and not config.simulate.unlabelled:
+        raise InputError(f"{place}its unlabelled wells are scored; set simulate.unlabelled to at least one")
+    if kind.screen is not None and config.folds.count == 1 and config.folds.validation is None:
+        raise InputError(f"{place}its out-of-fold wells are scored; set folds.count to 2 or more")
+    return config
+
+
 def run_ablation(
-    study: AblationStudy, seeds: Sequence[str], changes: Sequence[str], store: str | None, out: Path
+    file: Path, study: AblationStudy, seeds: Sequence[str], changes: Sequence[str], store: str | None, out: Path
 ) -> None:
     """Trains and scores every row on every screen for every seed, and prints the table; finished tasks below `out` are reused.
 
+    The table keeps the scores of earlier calls with the same folder.
+
     Args:
+        file: the study file, for messages.
         study: screens and rows.
         seeds: values of --seeds; each changes the simulated screen and the training.
         changes: KEY=VALUE of --set, after those of the study.
@@ -147,27 +186,18 @@ def run_ablation(
         InputError: a wrong change, another folder's results, or no object store.
         StepError: a task failed; finished tasks are kept.
     """
-    numbers, console = number_items("--seeds", seeds, 0), console_of_terminal()
+    numbers, console = study_seeds(seeds), console_of_terminal()
     configs = {
-        (row, screen, seed): with_store(
-            RunConfig.load(study.config, [*study.set, *kind.set, *own, f"seed={seed}", *changes]), store
-        )
+        (row, screen, seed): with_store(_load(file, study, row, screen, [f"seed={seed}", *changes]), store)
         for seed in numbers
         for screen, kind in study.screens.items()
-        for row, own in study.rows.items()
+        for row in study.rows
         if row not in kind.without
     }
-    for (row, screen, _), config in configs.items():
-        if study.screens[screen].screen is None:
-            if not config.simulate.unlabelled:
-                raise InputError(
-                    f"{screen}, {row}: its unlabelled wells are scored; set simulate.unlabelled to at least one"
-                )
-        elif config.folds.count == 1 and config.folds.validation is None:
-            raise InputError(f"{screen}, {row}: its out-of-fold wells are scored; set folds.count to 2 or more")
+    if not configs:
+        raise InputError(f"{file}: all screens chosen go without the rows chosen; choose others by --screens or --rows")
     any_config = next(iter(configs.values()))
     ObjectStore(any_config.store.address).check()
-    scores: dict[str, Scores] = {screen: Scores() for screen in study.screens}
 
     def scored(case: AblationCase) -> None:
         scores[case.screen].row(case.row, case.seed).update(_score(case))
@@ -176,13 +206,14 @@ def run_ablation(
             f"seed {case.seed}  {case.screen}, {case.row}: {found['overall']:.3f} in {found['cpu_seconds']:.0f} CPU-s",
             highlight=False,
         )
-        _write(study, numbers, scores, out)
+        _write(whole, changes, scores, out)
 
     with opened_study(out, {"ablation": Path(study.config).stem}, os.cpu_count() or 1, console) as work:
+        whole, scores = _with_earlier(study, changes, out)
         cases = [add_case(work, study, *key, config) for key, config in configs.items()]
-        whole = [StudyCase(_all_tasks(case), partial(scored, case)) for case in cases]
-        work.run(any_config, whole, lambda: _table(study, numbers, scores))
-    console.print(_table(study, numbers, scores))
+        scoring = [StudyCase(_all_tasks(case), partial(scored, case)) for case in cases]
+        work.run(any_config, scoring, lambda: _table(whole, scores))
+    console.print(_table(whole, scores))
     console.print(f"results: {(out / 'ablation.json').resolve()}", soft_wrap=True, highlight=False)
 
 
@@ -192,7 +223,6 @@ def _all_tasks(case: AblationCase) -> list[StudyTask]:
 
 def add_case(work: Study, study: AblationStudy, row: str, screen: str, seed: int, config: RunConfig) -> AblationCase:
     """Adds the tasks of a row on a screen with a seed to a study's."""
-    """Adds the tasks of a row on a screen with a seed."""
     address, label = study.screens[screen].screen, f"{screen} {seed}, {row}: "
     simulated = work.simulate(config, label) if address is None else None
     made = work.add_training(config, simulated or whole_address(str(address)), label)
@@ -214,15 +244,50 @@ def _score(case: AblationCase) -> dict[str, float]:
     return {**scores, "cpu_seconds": math.fsum(spent.cpu_seconds for task in case.tasks if (spent := task.spent()))}
 
 
-def _write(study: AblationStudy, seeds: Sequence[int], scores: Mapping[str, Scores], out: Path) -> None:
+def _with_earlier(study: AblationStudy, changes: Sequence[str], out: Path) -> tuple[AblationStudy, dict[str, Scores]]:
+    """The study with the screens and rows of earlier calls with the same folder, and the scores so far by screen.
+
+    Raises:
+        InputError: a row, a screen or the changes of all had another definition, or ablation.json is damaged.
+    """
+    file, scores = out / "ablation.json", {screen: Scores() for screen in study.screens}
+    if not file.is_file():
+        return study, scores
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        earlier = AblationStudy.model_validate(content["study"])
+        for screen, rows in content["scores"].items():
+            for row, by_seed in rows.items():
+                for seed, found in by_seed.items():
+                    scores.setdefault(screen, Scores()).row(row, int(seed)).update(found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"--out {out}: {file.name} is damaged; use a new folder") from None
+    before, now = _definitions(earlier, content.get("set", changes)), _definitions(study, changes)
+    for name, definition in now.items():
+        if before.get(name, definition) != definition:
+            raise InputError(f"--out {out}: {name} had another definition in an earlier call; choose another --out")
+    screens, rows = earlier.screens | study.screens, earlier.rows | study.rows
+    return study.model_copy(update={"screens": screens, "rows": rows}), scores
+
+
+def _definitions(study: AblationStudy, changes: Sequence[str]) -> dict[str, Any]:
+    """What decides scores, by name; the rows that a screen goes without may grow."""
+    return {
+        "--set": [*changes],
+        "the study's `set`": study.set,
+        **{f"screen {name!r}": (kind.screen, kind.set) for name, kind in study.screens.items()},
+        **{f"row {name!r}": own for name, own in study.rows.items()},
+    }
+
+
+def _write(study: AblationStudy, changes: Sequence[str], scores: Mapping[str, Scores], out: Path) -> None:
     content = {
         "schema": SCHEMA,
         "code_version": code_version(),
         "study": study.model_dump(mode="json"),
+        "set": [*changes],
         "scores": {
-            screen: {
-                row: {str(seed): found.row(row, seed) for seed in seeds if found.row(row, seed)} for row in study.rows
-            }
+            screen: {row: {str(seed): found.row(row, seed) for seed in found.of(row)} for row in study.rows}
             for screen, found in scores.items()
         },
     }
@@ -241,9 +306,10 @@ def _cell(scores: Scores, row: str) -> str:
     return f"{found['mean']:.3f}{spread} / {seconds['mean']:.0f}"
 
 
-def _table(study: AblationStudy, seeds: Sequence[int], scores: Mapping[str, Scores]) -> Table:
+def _table(study: AblationStudy, scores: Mapping[str, Scores]) -> Table:
     """The rows, with a column a screen."""
-    title = f"Raw top-1 / CPU-seconds of training and prediction, seeds {', '.join(map(str, seeds))}"
+    seeds = sorted({seed for found in scores.values() for row in study.rows for seed in found.of(row)})
+    title = f"Raw top-1 / CPU-seconds of training and prediction, seeds {', '.join(map(str, seeds)) or '(none yet)'}"
     table = Table(title=title, title_justify="left")
     table.add_column("row")
     for screen in study.screens:

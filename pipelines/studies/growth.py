@@ -21,16 +21,14 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from components.core.command import number_items
 from components.core.config import RunConfig
-from components.core.errors import InputError
 from components.core.evaluation.figures.growth_chart import Point, draw_growth
 from components.core.files import write_atomically
 from components.core.storage.object_store import ObjectStore
 from pipelines.images.code_version import code_version
 from pipelines.options import console_of_terminal
 from pipelines.studies.rungs import Rung, rungs
-from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study, summary
+from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study, study_seeds, summary
 
 SCHEMA = 1
 LAST = "folds"
@@ -162,9 +160,7 @@ def run_growth(config: RunConfig, seeds: Sequence[str], out: Path) -> None:
         InputError: a configuration without a part that a rung adds, a folder of another one, or no object store.
         StepError: a task failed; finished tasks are kept.
     """
-    numbers, ladder = number_items("--seeds", seeds, 0), rungs(config)
-    if len(set(numbers)) != len(numbers):
-        raise InputError(f"--seeds: different numbers are expected, got {numbers}")
+    numbers, ladder = study_seeds(seeds), rungs(config)
     ObjectStore(config.store.address).check()
     console, described = console_of_terminal(), json.loads(config.model_dump_json())
     del described["seed"]  # the rungs have seeds of their own, and more of them may be added

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from components.core.command import number_items
 from components.core.config import RunConfig, first_difference
 from components.core.errors import InputError, StepError
 from components.core.files import locked, write_atomically
@@ -94,6 +95,14 @@ class StudyTask:
     def forget(self) -> None:
         """Makes a finished task run again, for one with inputs that its digest does not cover."""
         (self.folder / "done.json").unlink(missing_ok=True)
+
+
+def study_seeds(values: Sequence[str]) -> list[int]:
+    """The values of --seeds as numbers; InputError unless they are whole numbers from 0, all different."""
+    numbers = number_items("--seeds", values, 0)
+    if len(set(numbers)) != len(numbers):
+        raise InputError(f"--seeds: different numbers are expected, got {numbers}")
+    return numbers
 
 
 class StudyCase(NamedTuple):
@@ -285,7 +294,9 @@ def _spent(future: Future[Spent], task: StudyTask, log: Path) -> Spent:
         raise StepError(
             f"{task.name}: its process was killed, perhaps for lack of memory (see {log}); {RESUME}"
         ) from None
-    except (InputError, StepError):
+    except InputError as error:
+        raise InputError(f"{task.name}: {error}") from None
+    except StepError:
         raise
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
@@ -304,8 +315,10 @@ def _begin(log: str, events: str, parent: int) -> None:
 def _call(step: str, arguments: dict[str, Any], digest: str) -> Spent:
     """Calls a step's main; returns what it took."""
     os.environ[TASK_VARIABLE] = digest
+    # Before the clock starts: a worker imports torch once, which is no task's own time.
+    main = importlib.import_module(f"components.{step}.step").main
     begun, cpu_begun = time.monotonic(), time.process_time()
-    importlib.import_module(f"components.{step}.step").main(**arguments)
+    main(**arguments)
     return Spent(round(time.monotonic() - begun, 3), round(time.process_time() - cpu_begun, 3))
 
 
