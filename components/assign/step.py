@@ -288,10 +288,10 @@ def _fit_restricted(
         """The column of each well's true class among the part's classes; -1 if it is not one of them."""
         return pd.Index(part.classes_k).get_indexer(pd.Index(oof.truth_W[part.wells_w]))
 
-    def fit(parts: list[Competition], name: str) -> float:
+    def fit_assigned(parts: list[Competition]) -> float:
         assigned = [part.assigned(oof.logits_WK, prior) for part in parts]
         columns, spread = [columns_w for columns_w, _ in assigned], [balanced_wk for _, balanced_wk in assigned]
-        return _fit(spread, [truth(part) for part in parts], name, unfitted, columns)
+        return _fit(spread, [truth(part) for part in parts], "balanced", unfitted, columns)
 
     plates = [part for part in parts if part.plate is not None]
     group = _fit([part.log_prob(oof.logits_WK) for part in plates], [truth(part) for part in plates], "group", unfitted)
@@ -305,8 +305,8 @@ def _fit_restricted(
             for few_wells in part.thinned(oof.ids_W, wells, most)
         ]
         if any((truth(part) >= 0).any() for part in thinned):
-            few[wells] = fit(thinned, "balanced")
-    return Temperatures(raw, group, fit(parts, "balanced"), few)
+            few[wells] = fit_assigned(thinned)
+    return Temperatures(raw, group, fit_assigned(parts), few)
 
 
 def _fit(

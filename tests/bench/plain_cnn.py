@@ -133,10 +133,12 @@ def compare(folder: Path, epochs: int, store: str | None) -> None:
     """Prints a line for each screen and seed of an ablation."""
     content = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
     study, work = AblationStudy.model_validate(content["study"]), Study(folder / "work", 1, Console())
-    row = next(iter(study.rows))
     for screen, rows in content["scores"].items():
-        for seed in map(int, rows[row]):
-            changes = [*study.set, *study.screens[screen].set, *study.rows[row], f"seed={seed}"]
+        row_of = {
+            int(seed): row for row, by_seed in reversed(rows.items()) for seed in by_seed
+        }  # any row has packed it
+        for seed, row in sorted(row_of.items()):
+            changes = [*study.set, *study.screens[screen].set, *study.rows[row], f"seed={seed}", *content["set"]]
             config = with_store(RunConfig.load(study.config, changes), store)
             case = add_case(work, study, row, screen, seed, config)
             truth_file = case.simulated.path("out") / "truth.csv" if case.simulated else None

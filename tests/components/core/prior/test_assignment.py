@@ -107,7 +107,7 @@ def test_confidences_are_as_high_as_predictions_are_right_with_a_temperature_fit
         found = predict_wells(drawn[n][0], [part], Temperatures(balanced=temperature), prior)
         right += list(found.perturbation_W == drawn[n][1])
         confidence += list(found.confidence_W)
-    assert np.mean(confidence) == pytest.approx(np.mean(right), abs=0.05)
+    assert np.mean(confidence) == pytest.approx(np.mean(right), abs=0.03)
 
 
 def test_thinned_plates_hold_the_same_wells_in_any_order_of_rows():
